@@ -1,0 +1,92 @@
+//! Parallelism: a mesh of ranks with a `data` and a `feature` axis, and how ranks add up along them.
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+use tch::Tensor;
+
+use crate::Result;
+
+/// One axis of the mesh, as one rank sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Axis {
+    /// This rank's place, from 0.
+    pub rank: usize,
+    /// How many ranks.
+    pub size: usize,
+}
+
+impl Axis {
+    /// An axis with one rank.
+    pub const SINGLE: Self = Self { rank: 0, size: 1 };
+
+    /// This rank's contiguous share of `0..len`; shares differ by at most one.
+    pub fn share(self, len: usize) -> Range<usize> {
+        let at = |rank: usize| (rank as u128 * len as u128 / self.size.max(1) as u128) as usize;
+        at(self.rank)..at(self.rank + 1)
+    }
+}
+
+/// The ranks of a run: those along `data` read different rows, those along `feature` own different features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mesh {
+    /// Ranks that read different rows.
+    pub data: Axis,
+    /// Ranks that own different features.
+    pub feature: Axis,
+    /// Whether what a rank owns is split further over the data axis.
+    pub sharded: bool,
+}
+
+/// Which axis of the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MeshAxis {
+    /// Ranks that read different rows.
+    Data,
+    /// Ranks that own different features.
+    Feature,
+}
+
+/// How the ranks of a run share its work. Initial weights, losses and results do not depend on it, up to summation order.
+pub trait ParallelismStrategy: Debug + Send + Sync {
+    /// The mesh, as this rank sees it.
+    fn mesh(&self) -> Mesh;
+
+    /// Adds `tensor` up over an axis, in place, on every rank of it.
+    ///
+    /// # Errors
+    /// A rank that does not answer.
+    fn sum(&self, axis: MeshAxis, tensor: &mut Tensor) -> Result<()>;
+
+    /// Adds gradients up over the data axis. Each rank's are those of its own rows' share of the mean, so the sum is the
+    /// gradient of the whole batch.
+    ///
+    /// # Errors
+    /// A rank that does not answer.
+    fn reduce_gradients(&self, gradients: &mut [Tensor]) -> Result<()> {
+        gradients.iter_mut().try_for_each(|gradient| self.sum(MeshAxis::Data, gradient))
+    }
+
+    /// Waits until every rank is here.
+    ///
+    /// # Errors
+    /// A rank that does not answer.
+    fn barrier(&self) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn shares_cover_everything_once_and_evenly(len in 0_usize..1000, size in 1_usize..20) {
+            let shares: Vec<_> = (0..size).map(|rank| Axis { rank, size }.share(len)).collect();
+            prop_assert!(shares.iter().cloned().flatten().eq(0..len));
+            let (least, most) = (len / size, len.div_ceil(size));
+            prop_assert!(shares.iter().all(|share| (least..=most).contains(&share.len())));
+        }
+    }
+}

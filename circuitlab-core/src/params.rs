@@ -1,0 +1,166 @@
+//! Named parameters of a transcoder, and how they start.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::random::Stream;
+use crate::{Error, Result};
+
+/// How a parameter starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// One value everywhere.
+    Constant(f64),
+    /// Uniform in `-limit..limit`.
+    Uniform {
+        /// The bound.
+        limit: f64,
+    },
+}
+
+/// One parameter: a tensor whose first axis, where `per_feature`, runs over the features.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParameterSpec {
+    /// Its name, unique in a transcoder.
+    pub name: String,
+    /// The layer that it belongs to: all parameters of a layer form one block.
+    pub layer: usize,
+    /// Its shape.
+    pub shape: Vec<i64>,
+    /// How it starts.
+    pub init: Init,
+    /// Whether the first axis runs over features, so that feature sharding splits it.
+    pub per_feature: bool,
+}
+
+/// Parameters in a fixed order.
+#[derive(Debug)]
+pub struct Parameters {
+    specs: Vec<ParameterSpec>,
+    values: Vec<Tensor>,
+}
+
+impl Parameters {
+    /// Joins specs and values.
+    ///
+    /// # Errors
+    /// A value whose shape is not its spec's, or another number of values than specs.
+    pub fn new(specs: Vec<ParameterSpec>, values: Vec<Tensor>) -> Result<Self> {
+        if specs.len() != values.len() {
+            return Err(Error::Invalid(format!("{} parameters are needed, {} came", specs.len(), values.len())));
+        }
+        for (spec, value) in specs.iter().zip(&values) {
+            if value.size() != spec.shape {
+                return Err(Error::Invalid(format!("parameter `{}`: expected shape {:?}, got {:?}", spec.name, spec.shape, value.size())));
+            }
+        }
+        Ok(Self { specs, values })
+    }
+
+    /// Draws initial values. A number depends on the seed, the parameter's name and its place alone, so that every split
+    /// into ranks starts from the same weights.
+    ///
+    /// # Errors
+    /// libtorch's, when the device has no room.
+    pub fn init(specs: Vec<ParameterSpec>, seed: u64, kind: Kind, device: Device) -> Result<Self> {
+        let values = specs.iter().map(|spec| draw(spec, seed, kind, device)).collect::<Result<_>>()?;
+        Self::new(specs, values)
+    }
+
+    /// The specs, in order.
+    pub fn specs(&self) -> &[ParameterSpec] {
+        &self.specs
+    }
+
+    /// The values, in the order of the specs.
+    pub fn values(&self) -> &[Tensor] {
+        &self.values
+    }
+
+    /// The same, for an optimiser to step.
+    pub fn values_mut(&mut self) -> &mut [Tensor] {
+        &mut self.values
+    }
+
+    /// Where a parameter stands.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when no parameter has that name.
+    pub fn position(&self, name: &str) -> Result<usize> {
+        self.specs.iter().position(|spec| spec.name == name).ok_or_else(|| Error::Invalid(format!("there is no parameter `{name}`")))
+    }
+
+    /// A parameter's value.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when no parameter has that name.
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
+        Ok(&self.values[self.position(name)?])
+    }
+
+    /// Replaces a value by one of the same shape.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when no parameter has that name and shape.
+    pub fn set(&mut self, name: &str, value: Tensor) -> Result<()> {
+        let position = self.position(name)?;
+        let spec = &self.specs[position];
+        if value.size() != spec.shape {
+            return Err(Error::Invalid(format!("parameter `{name}`: expected shape {:?}, got {:?}", spec.shape, value.size())));
+        }
+        self.values[position] = value;
+        Ok(())
+    }
+
+    /// How many numbers they are.
+    pub fn count(&self) -> u64 {
+        self.specs.iter().map(|spec| spec.shape.iter().product::<i64>().unsigned_abs()).sum()
+    }
+
+    /// An independent copy.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self { specs: self.specs.clone(), values: self.values.iter().map(Tensor::copy).collect() }
+    }
+}
+
+fn draw(spec: &ParameterSpec, seed: u64, kind: Kind, device: Device) -> Result<Tensor> {
+    match spec.init {
+        Init::Constant(value) => Ok(Tensor::f_full(&spec.shape, value, (kind, device))?),
+        Init::Uniform { limit } => {
+            let rows = spec.shape.first().copied().unwrap_or(1);
+            let width = spec.shape.iter().skip(1).product::<i64>();
+            let mut numbers = Vec::with_capacity((rows * width) as usize);
+            for row in 0..rows {
+                let mut stream = Stream::new(seed, &spec.name, row as u64);
+                numbers.extend((0..width).map(|_| ((2.0 * stream.uniform() - 1.0) * limit) as f32));
+            }
+            Ok(Tensor::from_slice(&numbers).f_view(spec.shape.as_slice())?.f_to_kind(kind)?.f_to_device(device)?)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(rows: i64) -> ParameterSpec {
+        ParameterSpec { name: "W_enc_0".into(), layer: 0, shape: vec![rows, 3], init: Init::Uniform { limit: 0.5 }, per_feature: true }
+    }
+
+    #[test]
+    fn a_row_starts_the_same_whatever_the_number_of_rows() {
+        let init = |rows| Parameters::init(vec![spec(rows)], 7, Kind::Float, Device::Cpu).expect("fits");
+        let (few, many) = (init(2), init(5));
+        assert_eq!(few.values()[0], many.values()[0].narrow(0, 0, 2));
+        assert!(many.values()[0].abs().max().double_value(&[]) <= 0.5);
+        assert_eq!(many.count(), 15);
+    }
+
+    #[test]
+    fn wrong_shapes_and_names_are_refused() {
+        let mut params = Parameters::init(vec![spec(2)], 7, Kind::Float, Device::Cpu).expect("fits");
+        assert!(params.get("W_enc_1").is_err());
+        let error = params.set("W_enc_0", Tensor::zeros([3, 2], (Kind::Float, Device::Cpu))).expect_err("turned");
+        assert_eq!(error.to_string(), "parameter `W_enc_0`: expected shape [2, 3], got [3, 2]");
+    }
+}

@@ -1,0 +1,204 @@
+//! What a plugin tells of itself: a name, a line about it, and how it is made from config.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error::catch_panic;
+use crate::{ActivationCodec, Error, LanguageModel, ParallelismStrategy, Result, SparsityActivation, TextSource, Transcoder, config};
+
+/// Makes the running thing from its config.
+pub trait Construct {
+    /// The type that implements the kind's trait.
+    type Output;
+
+    /// Builds it.
+    ///
+    /// # Errors
+    /// Settings that are out of range, or files that cannot be read.
+    fn construct(&self) -> Result<Self::Output>;
+}
+
+/// The extension points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// [`LanguageModel`].
+    Model,
+    /// [`ActivationCodec`].
+    Codec,
+    /// [`SparsityActivation`].
+    Activation,
+    /// [`Transcoder`].
+    Transcoder,
+    /// [`ParallelismStrategy`].
+    Strategy,
+    /// [`TextSource`].
+    TextSource,
+}
+
+impl Kind {
+    /// All kinds, in the order of the pipeline.
+    pub const ALL: [Self; 6] = [Self::Model, Self::TextSource, Self::Codec, Self::Transcoder, Self::Activation, Self::Strategy];
+
+    /// The word that users see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Codec => "codec",
+            Self::Activation => "activation",
+            Self::Transcoder => "transcoder",
+            Self::Strategy => "strategy",
+            Self::TextSource => "text-source",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How a component is built from the JSON text of its config.
+pub type Make<T> = fn(&str) -> Result<Box<T>>;
+
+/// One constructor, sorted by kind.
+#[derive(Debug, Clone, Copy)]
+pub enum Factory {
+    /// Builds a [`LanguageModel`].
+    Model(Make<dyn LanguageModel>),
+    /// Builds an [`ActivationCodec`].
+    Codec(Make<dyn ActivationCodec>),
+    /// Builds a [`SparsityActivation`].
+    Activation(Make<dyn SparsityActivation>),
+    /// Builds a [`Transcoder`].
+    Transcoder(Make<dyn Transcoder>),
+    /// Builds a [`ParallelismStrategy`].
+    Strategy(Make<dyn ParallelismStrategy>),
+    /// Builds a [`TextSource`].
+    TextSource(Make<dyn TextSource>),
+}
+
+/// Ties a trait object to its kind.
+pub trait Slot: 'static {
+    /// The kind.
+    const KIND: Kind;
+
+    /// The constructor, when the factory is of this kind.
+    fn pick(factory: Factory) -> Option<Make<Self>>;
+}
+
+macro_rules! slots {
+    ($($kind:ident => $trait:ident),* $(,)?) => {$(
+        impl Slot for dyn $trait {
+            const KIND: Kind = Kind::$kind;
+
+            fn pick(factory: Factory) -> Option<Make<Self>> {
+                match factory {
+                    Factory::$kind(make) => Some(make),
+                    _ => None,
+                }
+            }
+        }
+    )*
+
+        impl Factory {
+            /// The kind of what it builds.
+            pub const fn kind(self) -> Kind {
+                match self {
+                    $(Self::$kind(_) => Kind::$kind,)*
+                }
+            }
+        }
+    };
+}
+
+slots! {
+    Model => LanguageModel,
+    Codec => ActivationCodec,
+    Activation => SparsityActivation,
+    Transcoder => Transcoder,
+    Strategy => ParallelismStrategy,
+    TextSource => TextSource,
+}
+
+/// A plugin as the registry knows it. Made by [`register!`](crate::register) alone.
+#[derive(Debug, Clone, Copy)]
+pub struct Registration {
+    pub(super) name: &'static str,
+    pub(super) summary: &'static str,
+    pub(super) package: &'static str,
+    pub(super) version: &'static str,
+    pub(super) normalise: fn(&str) -> Result<String>,
+    pub(super) factory: Factory,
+}
+
+inventory::collect!(Registration);
+
+impl Registration {
+    /// The name that configs and flags use, in kebab case.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// One line about it.
+    pub const fn summary(&self) -> &'static str {
+        self.summary
+    }
+
+    /// The package that brought it.
+    pub const fn package(&self) -> &'static str {
+        self.package
+    }
+
+    /// That package's version.
+    pub const fn version(&self) -> &'static str {
+        self.version
+    }
+
+    /// Its kind.
+    pub const fn kind(&self) -> Kind {
+        self.factory.kind()
+    }
+
+    pub(super) fn origin(&self) -> String {
+        format!("{} {}", self.package, self.version)
+    }
+}
+
+/// What the macro submits to inventory.
+pub const fn submit(
+    name: &'static str,
+    summary: &'static str,
+    package: &'static str,
+    version: &'static str,
+    normalise: fn(&str) -> Result<String>,
+    factory: Factory,
+) -> Registration {
+    Registration { name, summary, package, version, normalise, factory }
+}
+
+fn parse<C: DeserializeOwned>(what: &str, json: &str) -> Result<C> {
+    let value: Value = serde_json::from_str(json).map_err(|error| Error::config(what, error.to_string()))?;
+    config::read(what, value)
+}
+
+/// Reads a config, fills its defaults in and writes the whole of it back.
+///
+/// # Errors
+/// Settings that the struct refuses.
+pub fn normaliser<C: DeserializeOwned + Serialize>(what: &str, json: &str) -> Result<String> {
+    let config: C = parse(what, json)?;
+    serde_json::to_string(&config).map_err(|error| Error::config(what, error.to_string()))
+}
+
+/// Reads a config and constructs from it; a panic in the constructor is an error that names the plugin.
+///
+/// # Errors
+/// Settings that the struct refuses, and what its constructor returns.
+pub fn constructor<C: DeserializeOwned + Construct>(what: &str, json: &str) -> Result<C::Output> {
+    let config: C = parse(what, json)?;
+    catch_panic(what, || config.construct())
+}

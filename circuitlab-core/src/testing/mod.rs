@@ -1,0 +1,8 @@
+//! One conformance suite for each kind of plugin. A plugin crate switches the feature `testing` on in its
+//! `[dev-dependencies]` and calls the suite of its kind from one test; first-party plugins go through the same suites.
+
+pub mod activation;
+pub mod codec;
+pub mod model;
+pub mod text;
+pub mod transcoder;

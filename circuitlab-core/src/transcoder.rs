@@ -1,0 +1,133 @@
+//! Transcoders: the parameters of a dictionary and the training step over them.
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use crate::{ParallelismStrategy, ParameterSpec, Parameters, PenaltyWeights, Result, SparsityActivation};
+
+/// The sizes of a transcoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dims {
+    /// Layers of the language model.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Features of each layer.
+    pub d_features: usize,
+}
+
+/// Rows to train on, in normalised units: each layer's rows have a mean L2 norm of `sqrt(d_model)`.
+#[derive(Debug)]
+pub struct Batch {
+    /// MLP inputs: `[rows, layer, d_model]`.
+    pub inputs: Tensor,
+    /// MLP outputs: `[rows, layer, d_model]`.
+    pub targets: Tensor,
+}
+
+/// What a step needs beside parameters and rows.
+#[derive(Debug)]
+pub struct StepContext<'a> {
+    /// Which features are active.
+    pub activation: &'a dyn SparsityActivation,
+    /// How ranks add up.
+    pub strategy: &'a dyn ParallelismStrategy,
+    /// Weights of the penalty terms at this step.
+    pub penalty: PenaltyWeights,
+}
+
+/// What a step gives back. Losses are means over all rows of the batch and sums over all layers and features, on every rank.
+#[derive(Debug)]
+pub struct StepOutput {
+    /// Squared error, summed over layers and `d_model`: scalar.
+    pub mse: Tensor,
+    /// Sparsity term, weighted: scalar.
+    pub sparsity: Tensor,
+    /// Pre-activation term, weighted: scalar.
+    pub preact: Tensor,
+    /// Gradients in the order of the parameters, of this rank's rows only: the strategy reduces them.
+    pub gradients: Vec<Tensor>,
+    /// Squared error of each target layer, summed over this rank's rows: `[layer]`.
+    pub squared_error: Tensor,
+    /// How many of this rank's rows each feature fired on, float: `[layer, d_features]`.
+    pub active_rows: Tensor,
+}
+
+/// A dictionary that reads the residual stream and writes to MLP outputs.
+///
+/// It holds no parameters of its own: it describes them, so that the engine can start, shard, step and save them. Methods
+/// that read parameters work on any split of the features. Conformance is checked by
+/// [`testing::transcoder`](crate::testing::transcoder).
+pub trait Transcoder: Debug + Send {
+    /// circuit-tracer's `model_kind` for a folder of it.
+    fn model_kind(&self) -> &'static str;
+
+    /// The target layers that a source layer writes to.
+    fn targets(&self, dims: Dims, source: usize) -> Range<usize>;
+
+    /// The parameters, grouped by layer.
+    fn parameters(&self, dims: Dims, activation: &dyn SparsityActivation) -> Vec<ParameterSpec>;
+
+    /// Sets the encoder biases so that every feature fires on a share `rate` of these rows.
+    ///
+    /// # Shapes
+    /// `inputs: [rows, layer, d_model]`, normalised.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or a rate outside 0..1.
+    fn calibrate(&self, params: &mut Parameters, activation: &dyn SparsityActivation, inputs: &Tensor, rate: f64) -> Result<()>;
+
+    /// Losses and gradients of one batch.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, and what the strategy returns.
+    fn step(&mut self, params: &Parameters, batch: &Batch, context: &StepContext<'_>) -> Result<StepOutput>;
+
+    /// The activations of one source layer.
+    ///
+    /// # Shapes
+    /// `inputs: [rows, d_model]`; gives `[rows, d_features]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    fn encode(&self, params: &Parameters, activation: &dyn SparsityActivation, source: usize, inputs: &Tensor) -> Result<Tensor>;
+
+    /// The reconstruction of one target layer, decoder bias included.
+    ///
+    /// # Shapes
+    /// `acts[s]: [rows, d_features]` for every source layer `s` up to `target`; gives `[rows, d_model]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or too few source layers.
+    fn decode(&self, params: &Parameters, acts: &[Tensor], target: usize) -> Result<Tensor>;
+
+    /// Folds normalisation into the parameters, so that they take and give raw activations.
+    ///
+    /// `input_scales[l]` and `target_scales[l]` are what raw rows of layer `l` are multiplied by.
+    ///
+    /// # Errors
+    /// Another number of scales than layers.
+    fn fold(&self, params: &mut Parameters, input_scales: &[f64], target_scales: &[f64]) -> Result<()>;
+
+    /// Writes the tensor files of circuit-tracer's layout into an existing folder.
+    ///
+    /// # Errors
+    /// What the file system returns.
+    fn save(&self, folder: &Path, params: &Parameters, activation: &dyn SparsityActivation) -> Result<()>;
+
+    /// Whether the files of a folder hold thresholds: such a folder is a JumpReLU one, others are ReLU.
+    ///
+    /// # Errors
+    /// Files that are missing or damaged.
+    fn has_thresholds(&self, folder: &Path) -> Result<bool>;
+
+    /// Reads such files back.
+    ///
+    /// # Errors
+    /// Files that are missing, damaged, or do not fit together.
+    fn load(&self, folder: &Path, activation: &dyn SparsityActivation, kind: Kind, device: Device) -> Result<(Dims, Parameters)>;
+}
