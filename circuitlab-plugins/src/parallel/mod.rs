@@ -1,1 +1,5 @@
-//! Stub.
+//! Parallelism strategies.
+
+mod single;
+
+pub use single::{Single, SingleConfig};

@@ -1,0 +1,65 @@
+//! `relu`: a feature fires where its pre-activation is positive.
+
+use circuitlab_core::sparsity::ActivationParameter;
+use circuitlab_core::{Activated, ActivationGradients, BackwardInput, Construct, Error, Result, SparsityActivation};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use super::threshold;
+
+circuitlab_core::register!(activation "relu" => ReLUConfig, "a = max(h, 0); no parameters");
+
+/// No settings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReLUConfig {}
+
+/// `a = max(h, 0)`.
+#[derive(Debug, Clone, Copy)]
+pub struct ReLU;
+
+impl Construct for ReLUConfig {
+    type Output = ReLU;
+
+    fn construct(&self) -> Result<ReLU> {
+        Ok(ReLU)
+    }
+}
+
+/// The threshold of every feature, which is zero.
+fn zeros(like: &Tensor) -> Tensor {
+    Tensor::zeros([like.size().last().copied().unwrap_or(0)], (like.kind(), like.device()))
+}
+
+impl SparsityActivation for ReLU {
+    fn parameters(&self) -> Vec<ActivationParameter> {
+        Vec::new()
+    }
+
+    fn activate(&self, pre_acts: &Tensor, _: &[Tensor]) -> Result<Activated> {
+        threshold::activate(pre_acts, &zeros(pre_acts))
+    }
+
+    fn backward(&self, input: BackwardInput<'_>) -> Result<ActivationGradients> {
+        let theta = zeros(input.pre_acts);
+        let back = threshold::backward(input, &theta)?;
+        Ok(ActivationGradients {
+            sparsity: back.sparsity,
+            preact: back.preact,
+            pre_acts: back.pre_acts,
+            params: Vec::new(),
+            decoder_norms: back.decoder_norms,
+        })
+    }
+
+    fn thresholds(&self, _: &[Tensor]) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    fn params_with_thresholds(&self, thresholds: Option<&Tensor>) -> Result<Vec<Tensor>> {
+        match thresholds {
+            None => Ok(Vec::new()),
+            Some(_) => Err(Error::Invalid("activation `relu` has no thresholds, and the folder holds some; use `jumprelu`".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The parameters of a linear dictionary over layers, and what can be done with them but training.
+//!
+//! Per layer `l`, all axes in the order of the saved files:
+//!
+//! ```text
+//! W_enc_{l}  [d_features, d_model]            b_enc_{l}  [d_features]
+//! W_dec_{l}  [d_features, targets, d_model]   b_dec_{l}  [d_model]      and the activation's own, such as log_threshold_{l}
+//! ```
+//!
+//! A feature's decoder rows to all its targets lie side by side, so that a source layer is decoded by one product.
+
+use std::ops::Range;
+
+use circuitlab_core::{Dims, Error, Init, ParameterSpec, Parameters, Result, SparsityActivation, shape};
+use tch::{Kind, Tensor};
+
+/// Which target layers a source layer writes to.
+pub(super) type Reach = fn(layers: usize, source: usize) -> Range<usize>;
+
+/// The specs of all layers' parameters.
+pub(super) fn parameters(dims: Dims, reach: Reach, activation: &dyn SparsityActivation) -> Vec<ParameterSpec> {
+    let (layers, features, d_model) = (dims.layers, dims.d_features as i64, dims.d_model as i64);
+    let encoder = Init::Uniform { limit: 1.0 / (features.max(1) as f64).sqrt() };
+    let decoder = Init::Uniform { limit: 1.0 / (layers as f64 * d_model as f64).max(1.0).sqrt() };
+    let spec = |name: &str, layer: usize, shape: &[i64], init, per_feature| ParameterSpec {
+        name: format!("{name}_{layer}"),
+        layer,
+        shape: shape.to_vec(),
+        init,
+        per_feature,
+    };
+    let mut specs = Vec::new();
+    for layer in 0..layers {
+        let targets = reach(layers, layer).len() as i64;
+        specs.push(spec("W_enc", layer, &[features, d_model], encoder, true));
+        specs.push(spec("b_enc", layer, &[features], Init::Constant(0.0), true));
+        specs.push(spec("W_dec", layer, &[features, targets, d_model], decoder, true));
+        specs.push(spec("b_dec", layer, &[d_model], Init::Constant(0.0), false));
+        specs.extend(activation.parameters().iter().map(|own| spec(own.name, layer, &[features], own.init, true)));
+    }
+    specs
+}
+
+/// One layer's parameters, borrowed.
+#[derive(Debug)]
+pub(super) struct Layer<'a> {
+    pub(super) w_enc: &'a Tensor,
+    pub(super) b_enc: &'a Tensor,
+    pub(super) w_dec: &'a Tensor,
+    pub(super) b_dec: &'a Tensor,
+    /// The activation's own.
+    pub(super) own: Vec<Tensor>,
+    /// Where they stand among all parameters, in the order of the fields.
+    pub(super) positions: Range<usize>,
+}
+
+impl<'a> Layer<'a> {
+    /// The parameters of `layer`, which stand together.
+    pub(super) fn of(params: &'a Parameters, layer: usize) -> Result<Self> {
+        let start = params.position(&format!("W_enc_{layer}"))?;
+        let end = start + params.specs()[start..].iter().take_while(|spec| spec.layer == layer).count();
+        match &params.values()[start..end] {
+            [w_enc, b_enc, w_dec, b_dec, own @ ..] => {
+                Ok(Self { w_enc, b_enc, w_dec, b_dec, own: own.iter().map(Tensor::shallow_clone).collect(), positions: start..end })
+            }
+            _ => Err(Error::Invalid(format!("layer {layer} has too few parameters"))),
+        }
+    }
+
+    /// `h = x W_enc^T + b_enc`, for `inputs: [rows, d_model]`.
+    pub(super) fn pre_acts(&self, inputs: &Tensor) -> Tensor {
+        self.b_enc.addmm(inputs, &self.w_enc.tr())
+    }
+
+    /// The decoder as one matrix, `[d_features, targets * d_model]`.
+    pub(super) fn flat_decoder(&self) -> Tensor {
+        self.w_dec.flatten(1, 2)
+    }
+
+    /// The norm of all decoder rows of each feature: `[d_features]`.
+    pub(super) fn decoder_norms(&self) -> Tensor {
+        self.flat_decoder().square().sum_dim_intlist(1, false, None::<Kind>).sqrt_()
+    }
+}
+
+/// How many layers the parameters have.
+pub(super) fn layers(params: &Parameters) -> usize {
+    params.specs().iter().map(|spec| spec.layer + 1).max().unwrap_or(0)
+}
+
+/// Sets each `b_enc` so that every feature fires on a share `rate` of the rows: the threshold less the quantile of the
+/// pre-activations without bias, half way between two rows.
+pub(super) fn calibrate(params: &mut Parameters, activation: &dyn SparsityActivation, inputs: &Tensor, rate: f64) -> Result<()> {
+    if !(rate > 0.0 && rate < 1.0) {
+        return Err(Error::Invalid(format!("a feature fires on a share of rows between 0 and 1, not {rate}")));
+    }
+    for index in 0..layers(params) {
+        let layer = Layer::of(params, index)?;
+        shape::expect("calibrate", inputs, &[("rows", -1), ("layer", layers(params) as i64), ("d_model", layer.w_enc.size()[1])])?;
+        let rows = inputs.size()[0];
+        if rows < 2 {
+            return Err(Error::Invalid(format!("the encoder biases are set from at least 2 rows, {rows} came")));
+        }
+        let silent = ((rows as f64 * (1.0 - rate)).round() as i64).clamp(1, rows - 1);
+        let pre_acts = layer.w_enc.matmul(&inputs.select(1, index as i64).tr());
+        let (below, _) = pre_acts.kthvalue(silent, 1, false);
+        let (above, _) = pre_acts.kthvalue(silent + 1, 1, false);
+        let edge = (below + above) / 2.0;
+        let bias = match activation.thresholds(&layer.own)? {
+            Some(theta) => theta - edge,
+            None => -edge,
+        };
+        params.set(&format!("b_enc_{index}"), bias)?;
+    }
+    Ok(())
+}
+
+/// The activations of one source layer: `[rows, d_features]`.
+pub(super) fn encode(params: &Parameters, activation: &dyn SparsityActivation, source: usize, inputs: &Tensor) -> Result<Tensor> {
+    let layer = Layer::of(params, source)?;
+    shape::expect("encode", inputs, &[("rows", -1), ("d_model", layer.w_enc.size()[1])])?;
+    Ok(activation.activate(&layer.pre_acts(inputs), &layer.own)?.acts)
+}
+
+/// The reconstruction of one target layer: `[rows, d_model]`.
+pub(super) fn decode(params: &Parameters, reach: Reach, acts: &[Tensor], target: usize) -> Result<Tensor> {
+    let layers = layers(params);
+    if acts.len() <= target {
+        return Err(Error::Invalid(format!("layer {target} is decoded from source layers 0 to {target}, {} came", acts.len())));
+    }
+    let mut reconstruction = Layer::of(params, target)?.b_dec.unsqueeze(0).expand([acts[target].size()[0], -1], false).copy();
+    for (source, acts) in acts.iter().enumerate().take(target + 1) {
+        let targets = reach(layers, source);
+        if targets.contains(&target) {
+            let layer = Layer::of(params, source)?;
+            shape::expect("decode", acts, &[("rows", reconstruction.size()[0]), ("d_features", layer.w_dec.size()[0])])?;
+            let decoder = layer.w_dec.select(1, (target - targets.start) as i64);
+            reconstruction = reconstruction.addmm(acts, &decoder);
+        }
+    }
+    Ok(reconstruction)
+}
+
+/// Folds scales into the parameters: `x' = input_scale * x` and `y' = target_scale * y` become `x` and `y`.
+pub(super) fn fold(params: &mut Parameters, reach: Reach, input_scales: &[f64], target_scales: &[f64]) -> Result<()> {
+    let layers = layers(params);
+    if input_scales.len() != layers || target_scales.len() != layers {
+        return Err(Error::Invalid(format!(
+            "{layers} layers need as many scales, {} and {} came",
+            input_scales.len(),
+            target_scales.len()
+        )));
+    }
+    for index in 0..layers {
+        let layer = Layer::of(params, index)?;
+        let options = (layer.w_dec.kind(), layer.w_dec.device());
+        let inverse: Vec<f64> = target_scales[reach(layers, index)].iter().map(|scale| 1.0 / scale).collect();
+        let inverse = Tensor::from_slice(&inverse).to_kind(options.0).to_device(options.1);
+        let w_enc = layer.w_enc * input_scales[index];
+        let w_dec = layer.w_dec * inverse.view([1, -1, 1]);
+        let b_dec = layer.b_dec / target_scales[index];
+        params.set(&format!("W_enc_{index}"), w_enc)?;
+        params.set(&format!("W_dec_{index}"), w_dec)?;
+        params.set(&format!("b_dec_{index}"), b_dec)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! The training step: losses and gradients in closed form, layer by layer, every product dense.
+//!
+//! ```text
+//! forward    h_s = x_s W_enc_s^T + b_enc_s      a_s = activation(h_s)      y_hat[s..] += a_s W_dec_s      y_hat += b_dec
+//! backward   E = 2 (y_hat - y) / B              dW_dec_s = a_s^T E[s..]    da_s = E[s..] W_dec_s^T
+//!            dh_s by the activation             dW_enc_s = dh_s^T x_s      db_enc_s = sum dh_s     db_dec = sum E
+//! ```
+//!
+//! The penalty terms reach `W_dec` through each feature's norm alone, so that part of its gradient is a multiple of the row.
+//! Cost: `rows * layers * d_model * d_features * (3 layers + 7)` FLOP.
+
+use circuitlab_core::parallel::MeshAxis;
+use circuitlab_core::{Activated, BackwardInput, Batch, Parameters, Result, StepContext, StepOutput, shape};
+use tch::{Kind, Tensor};
+
+use super::dictionary::{Layer, Reach, layers};
+
+/// What the forward pass of one source layer leaves for the backward pass.
+#[derive(Debug)]
+struct Source {
+    pre_acts: Tensor,
+    activated: Activated,
+}
+
+/// Losses and gradients of one batch.
+pub(super) fn step(params: &Parameters, reach: Reach, batch: &Batch, context: &StepContext<'_>) -> Result<StepOutput> {
+    let layers = layers(params);
+    let d_model = Layer::of(params, 0)?.w_enc.size()[1];
+    let axes = [("rows", -1), ("layer", layers as i64), ("d_model", d_model)];
+    shape::expect("step, inputs", &batch.inputs, &axes)?;
+    let rows = batch.inputs.size()[0];
+    shape::expect("step, targets", &batch.targets, &[("rows", rows), axes[1], axes[2]])?;
+    let mean_rows = rows * context.strategy.mesh().data.size as i64;
+
+    let (sources, reconstruction) = forward(params, reach, batch, context)?;
+    let residual = reconstruction - &batch.targets;
+    let squared_error = residual.square().sum_dim_intlist([0, 2].as_slice(), false, None::<Kind>);
+    let mut losses = Losses {
+        mse: squared_error.sum(None::<Kind>) / mean_rows as f64,
+        sparsity: Tensor::zeros([], (residual.kind(), residual.device())),
+        preact: Tensor::zeros([], (residual.kind(), residual.device())),
+    };
+    let grad_targets = residual * (2.0 / mean_rows as f64);
+
+    let mut gradients = Vec::with_capacity(params.values().len());
+    let mut active_rows = Vec::with_capacity(layers);
+    for (index, source) in sources.into_iter().enumerate() {
+        let layer = Layer::of(params, index)?;
+        debug_assert_eq!(layer.positions.start, gradients.len(), "gradients stand in the order of the parameters");
+        active_rows.push(source.activated.active.sum_dim_intlist(0, false, batch.inputs.kind()));
+        let grads =
+            backward(&layer, reach(layers, index), &source, &batch.inputs.select(1, index as i64), &grad_targets, context, mean_rows)?;
+        losses.sparsity += grads.sparsity;
+        losses.preact += grads.preact;
+        gradients.extend([grads.w_enc, grads.b_enc, grads.w_dec]);
+        gradients.push(grad_targets.select(1, index as i64).sum_dim_intlist(0, false, None::<Kind>));
+        gradients.extend(grads.own);
+    }
+    losses.sum_over_ranks(context)?;
+    Ok(StepOutput {
+        mse: losses.mse,
+        sparsity: losses.sparsity,
+        preact: losses.preact,
+        gradients,
+        squared_error,
+        active_rows: Tensor::stack(&active_rows, 0),
+    })
+}
+
+#[derive(Debug)]
+struct Losses {
+    mse: Tensor,
+    sparsity: Tensor,
+    preact: Tensor,
+}
+
+impl Losses {
+    /// Each rank of the feature axis has the whole squared error and its own features' penalties.
+    fn sum_over_ranks(&mut self, context: &StepContext<'_>) -> Result<()> {
+        context.strategy.sum(MeshAxis::Data, &mut self.mse)?;
+        for term in [&mut self.sparsity, &mut self.preact] {
+            context.strategy.sum(MeshAxis::Feature, term)?;
+            context.strategy.sum(MeshAxis::Data, term)?;
+        }
+        Ok(())
+    }
+}
+
+/// Encodes every source layer and adds its decoding to the reconstruction, `[rows, layer, d_model]`.
+fn forward(params: &Parameters, reach: Reach, batch: &Batch, context: &StepContext<'_>) -> Result<(Vec<Source>, Tensor)> {
+    let layers = layers(params);
+    let mut reconstruction = batch.targets.zeros_like();
+    let mut biases = Vec::with_capacity(layers);
+    let mut sources = Vec::with_capacity(layers);
+    for index in 0..layers {
+        let layer = Layer::of(params, index)?;
+        let pre_acts = layer.pre_acts(&batch.inputs.select(1, index as i64));
+        let activated = context.activation.activate(&pre_acts, &layer.own)?;
+        let targets = reach(layers, index);
+        let part = activated.acts.matmul(&layer.flat_decoder());
+        let mut reached = reconstruction.narrow(1, targets.start as i64, targets.len() as i64);
+        reached += part.view([-1, targets.len() as i64, batch.targets.size()[2]]);
+        biases.push(layer.b_dec.shallow_clone());
+        sources.push(Source { pre_acts, activated });
+    }
+    context.strategy.sum(MeshAxis::Feature, &mut reconstruction)?;
+    reconstruction += Tensor::stack(&biases, 0);
+    Ok((sources, reconstruction))
+}
+
+/// The gradients of one source layer, and its penalty terms.
+#[derive(Debug)]
+struct LayerGradients {
+    sparsity: Tensor,
+    preact: Tensor,
+    w_enc: Tensor,
+    b_enc: Tensor,
+    w_dec: Tensor,
+    own: Vec<Tensor>,
+}
+
+fn backward(
+    layer: &Layer<'_>,
+    targets: std::ops::Range<usize>,
+    source: &Source,
+    inputs: &Tensor,
+    grad_targets: &Tensor,
+    context: &StepContext<'_>,
+    mean_rows: i64,
+) -> Result<LayerGradients> {
+    let rows = inputs.size()[0];
+    let grad_reached = grad_targets.narrow(1, targets.start as i64, targets.len() as i64).reshape([rows, -1]);
+    let norms = layer.decoder_norms();
+    let back = context.activation.backward(BackwardInput {
+        pre_acts: &source.pre_acts,
+        params: &layer.own,
+        activated: &source.activated,
+        grad_acts: grad_reached.matmul(&layer.flat_decoder().tr()),
+        decoder_norms: &norms,
+        penalty: context.penalty,
+        mean_rows,
+    })?;
+    // A feature whose decoder is all zero has no direction to shrink along, and no gradient through its norm.
+    let per_norm = (back.decoder_norms / &norms).where_self(&norms.gt(0.0), &norms.zeros_like());
+    let w_dec = layer.flat_decoder().g_mul(&per_norm.unsqueeze(1)).addmm(&source.activated.acts.tr(), &grad_reached);
+    Ok(LayerGradients {
+        sparsity: back.sparsity,
+        preact: back.preact,
+        w_enc: back.pre_acts.tr().matmul(inputs),
+        b_enc: back.pre_acts.sum_dim_intlist(0, false, None::<Kind>),
+        w_dec: w_dec.view_as(layer.w_dec),
+        own: back.params,
+    })
+}

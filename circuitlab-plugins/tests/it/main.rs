@@ -1,0 +1,4 @@
+//! Integration tests of the first-party plugins.
+
+mod sparsity;
+mod transcoders;
