@@ -1,4 +1,4 @@
-//! Gives this package's programs and tests an rpath to libtorch, so that they start without environment variables.
+//! Gives this package's tests an rpath to libtorch, so that they start without environment variables.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

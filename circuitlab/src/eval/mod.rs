@@ -1,1 +1,32 @@
-//! Stub.
+//! Evaluation on held-out text: how well a transcoder reconstructs, and what the language model loses when it takes the
+//! place of the MLPs.
+
+mod batch;
+mod faithfulness;
+mod reconstruction;
+mod report;
+mod splice;
+
+pub use batch::EvalText;
+pub use report::{Faithfulness, LayerReport, Loss, Report, SpliceReport};
+
+use circuitlab_core::LanguageModel;
+
+use crate::saved::SavedTranscoder;
+use crate::{Progress, Result};
+
+/// Evaluates a transcoder that takes and gives raw activations.
+///
+/// Rows of special tokens, on which transcoders are not trained, count neither for reconstruction nor are they spliced: there
+/// the model's own MLP output stays. All cross-entropies are in nats per predicted token.
+///
+/// # Errors
+/// A transcoder of another model or other hooks, contexts that the model cannot take, and text without a token to predict.
+pub fn evaluate(saved: &SavedTranscoder, model: &dyn LanguageModel, text: &EvalText, progress: &dyn Progress) -> Result<Report> {
+    saved.check_model(model.info())?;
+    tch::no_grad(|| {
+        let reconstruction = reconstruction::measure(saved, model, text, progress)?;
+        let faithfulness = faithfulness::measure(saved, model, text, &reconstruction.mean_outputs, progress)?;
+        Ok(Report::new(saved, model.info(), &reconstruction, faithfulness))
+    })
+}

@@ -1,1 +1,15 @@
-//! Stub.
+//! Training: a run folder out of a cache and a config.
+
+mod checkpoint;
+mod config;
+mod metrics;
+mod optimiser;
+mod schedule;
+mod state;
+mod trainer;
+
+pub use config::{CheckpointConfig, ComputeConfig, DataConfig, InitConfig, MetricsConfig, OptimiserConfig, ScheduleConfig, SizeConfig, SparsityConfig, TrainConfig};
+pub use metrics::{Interval, StepMetrics};
+pub use optimiser::{Adam, clip_by_global_norm};
+pub use schedule::Schedule;
+pub use trainer::{TrainRequest, TrainSummary, train};

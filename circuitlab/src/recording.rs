@@ -1,0 +1,150 @@
+//! Recorded training steps: parameters, batches and penalty weights in one safetensors file, as reference implementations
+//! write them for comparison.
+//!
+//! Keys: `init.W_enc [layer, d_model, d_features]`, `init.b_enc`, `init.log_threshold [layer, d_features]`, `init.b_dec [layer, d_model]`,
+//! `init.W_dec.{s} [targets, d_features, d_model]`; `x.{i}`, `y.{i}` `[rows, layer, d_model]`; scalars such as `lambda`.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use circuitlab_core::tensors::TensorFile;
+use circuitlab_core::{
+    Batch, Dims, Error as CoreError, Parameters, ParallelismStrategy, PenaltyWeights, Registry, SparsityActivation, Spec, StepContext, Transcoder,
+};
+use tch::{Device, Kind, Tensor};
+
+use crate::Result;
+use crate::train::{Adam, OptimiserConfig, clip_by_global_norm};
+
+/// A recording and the plugins that can replay it.
+#[derive(Debug)]
+pub struct Recording {
+    file: TensorFile,
+    kind: Kind,
+    dims: Dims,
+    transcoder: Box<dyn Transcoder>,
+    activation: Box<dyn SparsityActivation>,
+    strategy: Box<dyn ParallelismStrategy>,
+}
+
+/// What one replayed step gave.
+#[derive(Debug)]
+pub struct ReplayedStep {
+    /// Mean squared error, summed over layers and `d_model`.
+    pub mse: f64,
+    /// Sparsity term.
+    pub sparsity: f64,
+    /// Pre-activation term.
+    pub preact: f64,
+    /// Active features per row, all layers together.
+    pub l0: f64,
+    /// Norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// How long it took, optimiser included.
+    pub elapsed: Duration,
+    /// Gradients before clipping, in the order of the parameters, where they were asked for.
+    pub gradients: Vec<Tensor>,
+}
+
+impl Recording {
+    /// Opens a recording of a JumpReLU transcoder: a CLT, or a PLT where each layer decodes to itself only.
+    ///
+    /// # Errors
+    /// Files that are no such recording.
+    pub fn open(registry: &Registry, path: &Path, kind: Kind, bandwidth: f64) -> Result<Self> {
+        let file = TensorFile::open(path)?;
+        let (encoder, _) = file.raw("init.W_enc")?;
+        let [layers, d_model, d_features] = encoder[..] else {
+            return Err(CoreError::format(path, format!("`init.W_enc` has shape {encoder:?}, expected [layer, d_model, d_features]")).into());
+        };
+        let dims = Dims { layers: layers as usize, d_model: d_model as usize, d_features: d_features as usize };
+        let targets = file.raw("init.W_dec.0")?.0.first().copied().unwrap_or(0);
+        let name = if targets == 1 && layers > 1 { "plt" } else { "clt" };
+        Ok(Self {
+            file,
+            kind,
+            dims,
+            transcoder: registry.build::<dyn Transcoder>(&Spec::named(name))?,
+            activation: registry.build::<dyn SparsityActivation>(&Spec::named("jumprelu").with("bandwidth", bandwidth))?,
+            strategy: registry.build::<dyn ParallelismStrategy>(&Spec::named("single"))?,
+        })
+    }
+
+    /// A tensor, in the recording's type.
+    ///
+    /// # Errors
+    /// A name that is not there.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        Ok(self.file.tensor(name, Some(self.kind), Device::Cpu)?)
+    }
+
+    /// A number.
+    ///
+    /// # Errors
+    /// A name that is not there, or a tensor with more than one value.
+    pub fn scalar(&self, name: &str) -> Result<f64> {
+        let tensor = self.tensor(name)?;
+        if tensor.numel() != 1 {
+            return Err(CoreError::format(self.file.path(), format!("`{name}` holds {} values, expected 1", tensor.numel())).into());
+        }
+        Ok(tensor.view([]).double_value(&[]))
+    }
+
+    /// The parameters recorded under a prefix, such as `init` or `final`.
+    ///
+    /// # Errors
+    /// Tensors that are missing or do not fit.
+    pub fn parameters(&self, prefix: &str) -> Result<Parameters> {
+        let specs = self.transcoder.parameters(self.dims, &*self.activation);
+        let values = specs
+            .iter()
+            .map(|spec| {
+                let layer = spec.layer as i64;
+                let name = spec.name.trim_end_matches(|end: char| end.is_ascii_digit()).trim_end_matches('_');
+                // The recording has features last in encoders and second in decoders.
+                Ok(match name {
+                    "W_dec" => self.tensor(&format!("{prefix}.W_dec.{layer}"))?.f_transpose(0, 1)?.contiguous(),
+                    "W_enc" => self.tensor(&format!("{prefix}.W_enc"))?.f_select(0, layer)?.tr().contiguous(),
+                    _ => self.tensor(&format!("{prefix}.{name}"))?.f_select(0, layer)?.copy(),
+                })
+            })
+            .collect::<Result<_>>()?;
+        Parameters::new(specs, values).map_err(|error| CoreError::format(self.file.path(), error.to_string()).into())
+    }
+
+    /// The batch recorded under a number.
+    ///
+    /// # Errors
+    /// A number that is not there.
+    pub fn batch(&self, index: usize) -> Result<Batch> {
+        Ok(Batch { inputs: self.tensor(&format!("x.{index}"))?, targets: self.tensor(&format!("y.{index}"))? })
+    }
+
+    /// Takes one step: losses and gradients, clipping, Adam.
+    ///
+    /// # Errors
+    /// Batches that do not fit the parameters.
+    pub fn replay(&mut self, params: &mut Parameters, adam: &mut Adam, batch: &Batch, penalty: PenaltyWeights, learning_rate: f64, keep_gradients: bool) -> Result<ReplayedStep> {
+        let started = Instant::now();
+        let context = StepContext { activation: &*self.activation, strategy: &*self.strategy, penalty };
+        let mut output = self.transcoder.step(params, batch, &context)?;
+        let gradients = if keep_gradients { output.gradients.iter().map(Tensor::copy).collect() } else { Vec::new() };
+        let gradient_norm = clip_by_global_norm(&mut output.gradients, params, 1.0, &*self.strategy)?;
+        adam.step(params, &output.gradients, learning_rate);
+        let value = |tensor: &Tensor| tensor.double_value(&[]);
+        Ok(ReplayedStep {
+            mse: value(&output.mse),
+            sparsity: value(&output.sparsity),
+            preact: value(&output.preact),
+            l0: output.active_rows.sum(Kind::Double).double_value(&[]) / batch.inputs.size()[0].max(1) as f64,
+            gradient_norm,
+            elapsed: started.elapsed(),
+            gradients,
+        })
+    }
+}
+
+/// The optimiser that recordings are made with.
+pub fn optimiser(params: &Parameters) -> Adam {
+    Adam::new(OptimiserConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, ..OptimiserConfig::default() }, params)
+}

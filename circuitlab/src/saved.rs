@@ -1,0 +1,164 @@
+//! Saved transcoders: a folder in circuit-tracer's layout, whose `config.yaml` says what it was trained on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use circuitlab_core::config::{DeviceName, FloatKind};
+use circuitlab_core::{
+    BlockHook, Dims, Error as CoreError, Kind, ModelInfo, Parameters, Registry, SparsityActivation, Spec, Transcoder, files,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// The file that makes a folder a transcoder. It is written last.
+pub const CARD: &str = "config.yaml";
+
+/// `config.yaml`: the keys that circuit-tracer reads, and what this project knows beyond them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Card {
+    /// `cross_layer_transcoder` or `transcoder_set`.
+    pub model_kind: String,
+    /// The language model's name.
+    pub model_name: String,
+    /// Where inputs are read, below `blocks.{layer}.`.
+    pub feature_input_hook: String,
+    /// Where outputs are written, below `blocks.{layer}.`.
+    pub feature_output_hook: String,
+    /// What other tools do not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuitlab: Option<Provenance>,
+}
+
+/// Where a transcoder comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Version of this crate that wrote the folder.
+    pub version: String,
+    /// The transcoder, by its registered name.
+    pub transcoder: Spec,
+    /// The activation, by its registered name and with all settings.
+    pub activation: Spec,
+    /// The language model's family.
+    pub model_family: String,
+    /// Tells the language model's weights from others.
+    pub model_fingerprint: String,
+    /// What raw inputs of each layer were multiplied by in training; folded into the saved weights.
+    pub input_scales: Vec<f64>,
+    /// What raw outputs of each layer were multiplied by in training; folded into the saved weights.
+    pub target_scales: Vec<f64>,
+    /// Steps trained.
+    pub steps: u64,
+    /// Rows trained on.
+    pub rows: u64,
+}
+
+/// A transcoder that takes and gives raw activations.
+#[derive(Debug)]
+pub struct SavedTranscoder {
+    /// Where it was read from.
+    pub folder: PathBuf,
+    /// What is known of it.
+    pub card: Card,
+    /// Its sizes.
+    pub dims: Dims,
+    /// Its parameters.
+    pub params: Parameters,
+    /// What they are.
+    pub transcoder: Box<dyn Transcoder>,
+    /// Which features are active.
+    pub activation: Box<dyn SparsityActivation>,
+}
+
+impl SavedTranscoder {
+    /// Reads a folder that this crate or circuit-tracer wrote.
+    ///
+    /// # Errors
+    /// A folder without a readable `config.yaml`, plugins that are not there, and files that do not fit together.
+    pub fn open(registry: &Registry, folder: &Path, device: DeviceName, dtype: FloatKind) -> Result<Self> {
+        let card = read_card(folder)?;
+        let transcoder = match &card.circuitlab {
+            Some(known) => registry.build::<dyn Transcoder>(&known.transcoder)?,
+            None => by_model_kind(registry, folder, &card.model_kind)?,
+        };
+        let activation = match &card.circuitlab {
+            Some(known) => registry.build::<dyn SparsityActivation>(&known.activation)?,
+            None => {
+                // Others' thresholds may be zero or below, which a logarithm has no room for.
+                let jumprelu = Spec::named("jumprelu").with("parameterisation", "direct");
+                let spec = if transcoder.has_thresholds(folder)? { jumprelu } else { Spec::named("relu") };
+                registry.build::<dyn SparsityActivation>(&spec)?
+            }
+        };
+        let (dims, params) = transcoder.load(folder, &*activation, dtype.into(), device.0)?;
+        Ok(Self { folder: folder.to_path_buf(), card, dims, params, transcoder, activation })
+    }
+
+    /// The two places in a block that it reads and writes.
+    ///
+    /// # Errors
+    /// A hook name that is unknown.
+    pub fn hooks(&self) -> Result<(BlockHook, BlockHook)> {
+        let read = |name: &str| name.parse().map_err(|error: CoreError| Error::from(CoreError::format(self.folder.join(CARD), error.to_string())));
+        Ok((read(&self.card.feature_input_hook)?, read(&self.card.feature_output_hook)?))
+    }
+
+    /// Checks that it belongs to a language model.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] with the first thing that differs.
+    pub fn check_model(&self, model: &ModelInfo) -> Result<()> {
+        let what = |of: &str| format!("transcoder `{}` and model `{}` differ in {of}", self.folder.display(), model.name);
+        if self.dims.layers != model.layers {
+            return Err(Error::mismatch(what("layers"), self.dims.layers, model.layers));
+        }
+        if self.dims.d_model != model.d_model {
+            return Err(Error::mismatch(what("d_model"), self.dims.d_model, model.d_model));
+        }
+        match &self.card.circuitlab {
+            Some(known) if known.model_fingerprint != model.fingerprint => {
+                Err(Error::mismatch(what("weights (fingerprint)"), &known.model_fingerprint, &model.fingerprint))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Writes parameters that take and give raw activations into an existing folder, `config.yaml` last.
+///
+/// # Errors
+/// What the file system returns.
+pub fn write(folder: &Path, card: &Card, transcoder: &dyn Transcoder, params: &Parameters, activation: &dyn SparsityActivation) -> Result<()> {
+    transcoder.save(folder, params, activation)?;
+    let path = folder.join(CARD);
+    let text = serde_saphyr::to_string(card).map_err(|error| CoreError::format(&path, error.to_string()))?;
+    Ok(files::write_atomic(&path, |out| out.write_all(text.as_bytes()))?)
+}
+
+/// Reads `config.yaml`.
+///
+/// # Errors
+/// A file that is missing or damaged.
+pub fn read_card(folder: &Path) -> Result<Card> {
+    let path = folder.join(CARD);
+    if !path.exists() {
+        return Err(CoreError::format(folder, format!("no transcoder: it holds no `{CARD}`; a training run's is in its folder `final` or `checkpoints/step-..`")).into());
+    }
+    let text = fs::read_to_string(&path).map_err(CoreError::io("read", &path))?;
+    serde_saphyr::from_str(&text).map_err(|error| {
+        let text = error.to_string();
+        CoreError::format(&path, text.lines().next().unwrap_or("it cannot be read").to_owned()).into()
+    })
+}
+
+fn by_model_kind(registry: &Registry, folder: &Path, model_kind: &str) -> Result<Box<dyn Transcoder>> {
+    let mut known = Vec::new();
+    for name in registry.names(Kind::Transcoder) {
+        let transcoder = registry.build::<dyn Transcoder>(&Spec::named(name))?;
+        if transcoder.model_kind() == model_kind {
+            return Ok(transcoder);
+        }
+        known.push(transcoder.model_kind().to_owned());
+    }
+    Err(CoreError::format(folder.join(CARD), format!("unknown `model_kind: {model_kind}`; known: {}", known.join(", "))).into())
+}

@@ -1,0 +1,296 @@
+//! The config of a training run. Every field has a default; `config.toml` in a run folder holds all of them.
+
+use circuitlab_core::config::{DeviceName, FloatKind};
+use circuitlab_core::{PenaltyWeights, Spec};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// A training run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Seed of initial weights and of the order of rows. Default 0.
+    pub seed: u64,
+    /// The transcoder, by name. Default `clt`.
+    pub transcoder: Spec,
+    /// The sparsity activation, by name. Default `jumprelu`.
+    pub activation: Spec,
+    /// The parallelism strategy, by name. Default `single`.
+    pub strategy: Spec,
+    /// How many features.
+    pub size: SizeConfig,
+    /// Weights of the penalty terms.
+    pub sparsity: SparsityConfig,
+    /// Adam and clipping.
+    pub optimiser: OptimiserConfig,
+    /// How long, and how the learning rate moves.
+    pub schedule: ScheduleConfig,
+    /// Batches.
+    pub data: DataConfig,
+    /// The start.
+    pub init: InitConfig,
+    /// What is written down, and when.
+    pub metrics: MetricsConfig,
+    /// When the run can be resumed from.
+    pub checkpoint: CheckpointConfig,
+    /// Where and in what type.
+    pub compute: ComputeConfig,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            transcoder: Spec::named("clt"),
+            activation: Spec::named("jumprelu"),
+            strategy: Spec::named("single"),
+            size: SizeConfig::default(),
+            sparsity: SparsityConfig::default(),
+            optimiser: OptimiserConfig::default(),
+            schedule: ScheduleConfig::default(),
+            data: DataConfig::default(),
+            init: InitConfig::default(),
+            metrics: MetricsConfig::default(),
+            checkpoint: CheckpointConfig::default(),
+            compute: ComputeConfig::default(),
+        }
+    }
+}
+
+/// How many features a layer has.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SizeConfig {
+    /// Features of a layer as a multiple of `d_model`. Default 8.
+    pub expansion: usize,
+    /// Features of a layer; takes the place of `expansion`. Default: not set.
+    pub d_features: Option<usize>,
+}
+
+impl Default for SizeConfig {
+    fn default() -> Self {
+        Self { expansion: 8, d_features: None }
+    }
+}
+
+impl SizeConfig {
+    /// Features of a layer.
+    ///
+    /// # Errors
+    /// No feature at all.
+    pub fn features(&self, d_model: usize) -> Result<usize> {
+        match self.d_features.or_else(|| self.expansion.checked_mul(d_model)) {
+            Some(features) if features > 0 => Ok(features),
+            _ => Err(Error::Invalid("size: a layer needs at least 1 feature; set `size.expansion` or `size.d_features`".to_owned())),
+        }
+    }
+}
+
+/// The penalty terms of the loss, in normalised units.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SparsityConfig {
+    /// Weight of the sparsity term at the end of its ramp. Default 2.
+    pub lambda: f64,
+    /// Weight of the pre-activation term, which keeps silent features reachable. Default 1e-5.
+    pub mu: f64,
+    /// Steepness of the tanh in the sparsity term. Default 4.
+    pub tanh_scale: f64,
+    /// Share of the run over which `lambda` rises linearly from 0. Default 1, the whole run.
+    pub ramp: f64,
+}
+
+impl Default for SparsityConfig {
+    fn default() -> Self {
+        Self { lambda: 2.0, mu: 1e-5, tanh_scale: 4.0, ramp: 1.0 }
+    }
+}
+
+impl SparsityConfig {
+    /// The weights where the ramp stands at `share` of its height.
+    pub fn at(&self, share: f64) -> PenaltyWeights {
+        PenaltyWeights { lambda: self.lambda * share, mu: self.mu, tanh_scale: self.tanh_scale }
+    }
+}
+
+/// Adam (Kingma and Ba 2015) with clipping of the gradient's global norm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimiserConfig {
+    /// Learning rate between warm-up and decay. Default 4e-4.
+    pub learning_rate: f64,
+    /// Decay of the first moment. Default 0.9.
+    pub beta1: f64,
+    /// Decay of the second moment. Default 0.999.
+    pub beta2: f64,
+    /// Added to the root of the second moment. Default 1e-8.
+    pub epsilon: f64,
+    /// The gradient is scaled down to this norm where it is longer. Default 1.
+    pub clip_norm: f64,
+}
+
+impl Default for OptimiserConfig {
+    fn default() -> Self {
+        Self { learning_rate: 4e-4, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, clip_norm: 1.0 }
+    }
+}
+
+/// The length of the run and the shape of the learning rate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// Steps; takes the place of `epochs`. Default: not set.
+    pub steps: Option<u64>,
+    /// Passes over the cache. Default 1.
+    pub epochs: f64,
+    /// Steps over which the learning rate rises linearly. Default: 1000, or a tenth of the run where that is less.
+    pub warmup_steps: Option<u64>,
+    /// Share of the run at its end over which the learning rate falls linearly to 0. Default 0.2.
+    pub decay: f64,
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        Self { steps: None, epochs: 1.0, warmup_steps: None, decay: 0.2 }
+    }
+}
+
+/// How rows are read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// Rows of a step, over all ranks. Default 1024.
+    pub batch_rows: usize,
+    /// Chunks whose rows are mixed with each other; as many are held in memory, twice. Default 8.
+    pub window_chunks: usize,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self { batch_rows: 1024, window_chunks: 8 }
+    }
+}
+
+/// How encoder biases are set from data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InitConfig {
+    /// Share of rows on which each feature fires at the start. Default: min(10000, F / 4) / F for F features.
+    pub rate: Option<f64>,
+    /// Rows that the biases are set from. Default 8192.
+    pub rows: usize,
+}
+
+impl Default for InitConfig {
+    fn default() -> Self {
+        Self { rate: None, rows: 8192 }
+    }
+}
+
+/// What is written down.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// Steps between two records; a record covers all steps since the one before. Default 10.
+    pub every_steps: u64,
+    /// A feature that was silent on this many rows in a row is dead. Default 250000.
+    pub dead_rows: u64,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { every_steps: 10, dead_rows: 250_000 }
+    }
+}
+
+/// When the run can be resumed from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// Steps between two checkpoints. Default: a tenth of the run.
+    pub every_steps: Option<u64>,
+    /// How many of the newest are kept. Default 2.
+    pub keep: usize,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { every_steps: None, keep: 2 }
+    }
+}
+
+/// Where and in what type.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ComputeConfig {
+    /// `cpu`, `cuda` or `cuda:N`. Default `cpu`.
+    pub device: DeviceName,
+    /// `f32` or `f64`. Default `f32`.
+    pub dtype: FloatKind,
+    /// Threads of CPU products. Default: libtorch's choice, the number of cores.
+    pub threads: Option<i32>,
+}
+
+impl TrainConfig {
+    /// Checks what no type can.
+    ///
+    /// # Errors
+    /// The first value that is out of range, with the range.
+    pub fn check(&self) -> Result<()> {
+        let positive = |key: &str, value: f64| check(value > 0.0 && value.is_finite(), key, "a positive number", value);
+        let share = |key: &str, value: f64| check((0.0..=1.0).contains(&value), key, "a number between 0 and 1", value);
+        let not_negative = |key: &str, value: f64| check(value >= 0.0 && value.is_finite(), key, "a number not below 0", value);
+        not_negative("sparsity.lambda", self.sparsity.lambda)?;
+        not_negative("sparsity.mu", self.sparsity.mu)?;
+        positive("sparsity.tanh_scale", self.sparsity.tanh_scale)?;
+        positive("optimiser.epsilon", self.optimiser.epsilon)?;
+        positive("optimiser.clip_norm", self.optimiser.clip_norm)?;
+        check((0.0..1.0).contains(&self.optimiser.beta1), "optimiser.beta1", "a number from 0 to below 1", self.optimiser.beta1)?;
+        check((0.0..1.0).contains(&self.optimiser.beta2), "optimiser.beta2", "a number from 0 to below 1", self.optimiser.beta2)?;
+        share("schedule.decay", self.schedule.decay)?;
+        if let Some(rate) = self.init.rate {
+            check(rate > 0.0 && rate < 1.0, "init.rate", "a number between 0 and 1, both excluded", rate)?;
+        }
+        for (key, value) in [
+            ("data.batch_rows", self.data.batch_rows as u64),
+            ("data.window_chunks", self.data.window_chunks as u64),
+            ("metrics.every_steps", self.metrics.every_steps),
+            ("checkpoint.every_steps", self.checkpoint.every_steps.unwrap_or(1)),
+            ("checkpoint.keep", self.checkpoint.keep as u64),
+        ] {
+            check(value > 0, key, "a whole number above 0", value)?;
+        }
+        check(self.init.rows >= 2, "init.rows", "at least 2", self.init.rows)?;
+        check(
+            matches!(self.compute.dtype, FloatKind::F32 | FloatKind::F64),
+            "compute.dtype",
+            "`f32` or `f64`",
+            format!("{:?}", self.compute.dtype).to_lowercase(),
+        )
+    }
+}
+
+fn check(holds: bool, key: &str, expected: &str, got: impl std::fmt::Display) -> Result<()> {
+    if holds {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!("config, key `{key}`: expected {expected}, got {got}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_in_range_and_mistakes_are_named() {
+        TrainConfig::default().check().expect("defaults");
+        let mut config = TrainConfig::default();
+        config.optimiser.beta2 = 1.0;
+        let error = config.check().expect_err("1 never forgets");
+        assert_eq!(error.to_string(), "config, key `optimiser.beta2`: expected a number from 0 to below 1, got 1");
+        let mut config = TrainConfig::default();
+        config.compute.dtype = FloatKind::Bf16;
+        assert!(config.check().expect_err("not yet").to_string().contains("expected `f32` or `f64`, got bf16"));
+    }
+}

@@ -1,0 +1,76 @@
+//! What a run changes as it goes: parameters, moments, counters.
+
+use std::path::Path;
+
+use circuitlab_core::{Dims, Parameters, ParallelismStrategy, SparsityActivation, StepOutput, Transcoder};
+use tch::{Device, Kind, Tensor};
+
+use super::checkpoint::{self, SavedState};
+use super::config::{OptimiserConfig, TrainConfig};
+use super::optimiser::Adam;
+use crate::Result;
+
+/// The plugins of a run, built.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) transcoder: Box<dyn Transcoder>,
+    pub(super) activation: Box<dyn SparsityActivation>,
+    pub(super) strategy: Box<dyn ParallelismStrategy>,
+    pub(super) dims: Dims,
+}
+
+/// Parameters, optimiser and counters.
+#[derive(Debug)]
+pub(super) struct TrainState {
+    pub(super) step: u64,
+    pub(super) params: Parameters,
+    pub(super) adam: Adam,
+    /// Rows since each feature last fired: `[layer, d_features]`, int64.
+    pub(super) silent_rows: Tensor,
+}
+
+impl TrainState {
+    /// Fresh parameters, with encoder biases set from `rows: [rows, layer, d_model]`.
+    pub(super) fn start(parts: &Parts, config: &TrainConfig, rows: &Tensor) -> Result<Self> {
+        let (kind, device) = placement(config);
+        let specs = parts.transcoder.parameters(parts.dims, &*parts.activation);
+        let mut params = Parameters::init(specs, config.seed, kind, device)?;
+        let features = parts.dims.d_features as f64;
+        let rate = config.init.rate.unwrap_or(f64::min(10_000.0, features / 4.0) / features);
+        parts.transcoder.calibrate(&mut params, &*parts.activation, rows, rate)?;
+        let adam = Adam::new(config.optimiser.clone(), &params);
+        let silent_rows = Tensor::zeros([parts.dims.layers as i64, parts.dims.d_features as i64], (Kind::Int64, device));
+        Ok(Self { step: 0, params, adam, silent_rows })
+    }
+
+    /// Goes on from a checkpoint.
+    pub(super) fn resume(parts: &Parts, config: &TrainConfig, folder: &Path) -> Result<(Self, SavedState)> {
+        let (kind, device) = placement(config);
+        let specs = parts.transcoder.parameters(parts.dims, &*parts.activation);
+        let blank = Parameters::init(specs.clone(), config.seed, kind, device)?;
+        let (saved, tensors) = checkpoint::read(folder, &blank, kind, device)?;
+        let params = Parameters::new(specs, tensors.params)?;
+        let optimiser: OptimiserConfig = config.optimiser.clone();
+        let adam = Adam::resume(optimiser, &params, saved.step, tensors.first, tensors.second)?;
+        Ok((Self { step: saved.step, params, adam, silent_rows: tensors.silent_rows }, saved))
+    }
+
+    /// Counts the rows on which each feature stayed silent.
+    pub(super) fn count_silence(&mut self, output: &StepOutput, rows: i64) {
+        let fired = output.active_rows.gt(0.0);
+        let _ = self.silent_rows.g_add_scalar_(rows);
+        let _ = self.silent_rows.masked_fill_(&fired, 0);
+    }
+
+    /// Dead features of each layer.
+    pub(super) fn dead(&self, after_rows: u64) -> Vec<i64> {
+        let limit = i64::try_from(after_rows).unwrap_or(i64::MAX);
+        let dead = self.silent_rows.ge(limit).sum_dim_intlist(1, false, Kind::Int64);
+        (0..dead.numel() as i64).map(|layer| dead.int64_value(&[layer])).collect()
+    }
+}
+
+/// Where and in what type a run computes.
+pub(super) fn placement(config: &TrainConfig) -> (Kind, Device) {
+    (config.compute.dtype.into(), config.compute.device.0)
+}

@@ -1,0 +1,309 @@
+//! The training loop.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use circuitlab_core::error::catch_panic;
+use circuitlab_core::{Batch, Dims, ParallelismStrategy, Registry, SparsityActivation, StepContext, Transcoder, files};
+use tch::Tensor;
+
+use super::checkpoint::{self, SavedState};
+use super::config::TrainConfig;
+use super::metrics::{Interval, StepMetrics};
+use super::optimiser::clip_by_global_norm;
+use super::schedule::Schedule;
+use super::state::{Parts, TrainState, placement};
+use crate::cache::{Cache, Loader, Normalisation, SamplerState};
+use crate::run::RunFolder;
+use crate::saved::{self, Card, Provenance};
+use crate::sink::{Record, Sinks, jsonl, names};
+use crate::{Error, Progress, Result, config};
+
+/// What to train, and where.
+#[derive(Debug)]
+pub struct TrainRequest<'a> {
+    /// Where plugins are looked up.
+    pub registry: &'a Registry,
+    /// The cache to train on.
+    pub cache: &'a Path,
+    /// The run folder.
+    pub out: &'a Path,
+    /// The config; when resuming, the run's own unless one is given, which must then be the same.
+    pub config: Option<TrainConfig>,
+    /// Whether to go on with a run that is there.
+    pub resume: bool,
+    /// Told of every step.
+    pub progress: &'a dyn Progress,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct TrainSummary {
+    /// The trained CLT folder.
+    pub result: PathBuf,
+    /// Steps of the run.
+    pub steps: u64,
+    /// Rows trained on.
+    pub rows: u64,
+    /// The last record, where this process made one.
+    pub last: Option<Record>,
+    /// Seconds that this process trained for.
+    pub seconds: f64,
+}
+
+/// Trains a transcoder and leaves it in the run folder's `final`.
+///
+/// A run that is killed at any moment continues from its newest checkpoint; on CPUs the continued run is bit for bit the one that
+/// was not interrupted.
+///
+/// # Errors
+/// Configs out of range, schedules that never train, a run folder that is taken, damaged caches, full disks. Nothing is made
+/// in the run folder's place before all that can be checked was checked.
+pub fn train(request: &TrainRequest<'_>) -> Result<TrainSummary> {
+    let config = resolve(request)?;
+    config.check()?;
+    if let Some(threads) = config.compute.threads {
+        tch::set_num_threads(threads);
+    }
+    let cache = Arc::new(Cache::open(request.cache)?);
+    let schedule = Schedule::new(&config, cache.rows())?;
+    let parts = build(request.registry, &config, &cache)?;
+    if request.resume && request.out.join("final").exists() {
+        return finished(request.out);
+    }
+    let run = if request.resume { RunFolder::open(request.out)? } else { RunFolder::create(request.out, &config::to_toml(&config)?)? };
+    tch::no_grad(|| catch_panic("training", || Trainer::start(request, config, cache, schedule, parts, run)?.run()))
+}
+
+/// The summary of a run that has its result already. The process that made it may have been killed before it drew the plots.
+fn finished(out: &Path) -> Result<TrainSummary> {
+    Sinks::plot(out)?;
+    let result = out.join("final");
+    let last = jsonl::read(&out.join("metrics.jsonl"))?.pop();
+    let (steps, rows) = saved::read_card(&result)?.circuitlab.map_or((0, 0), |known| (known.steps, known.rows));
+    Ok(TrainSummary { result, steps, rows, last, seconds: 0.0 })
+}
+
+/// The config that the run has: the request's, or when resuming the one in the run folder.
+fn resolve(request: &TrainRequest<'_>) -> Result<TrainConfig> {
+    if !request.resume {
+        RunFolder::check_free(request.out)?;
+        return Ok(request.config.clone().unwrap_or_default());
+    }
+    let path = RunFolder::open(request.out)?.config_path();
+    let own: TrainConfig = config::resolve(Some(&path), &[], serde_json::Value::Null)?;
+    match &request.config {
+        Some(given) if *given != own => Err(Error::Invalid(format!(
+            "a resumed run keeps its own config `{}`, and the one given differs from it; leave --config and --set away",
+            path.display()
+        ))),
+        _ => Ok(own),
+    }
+}
+
+fn build(registry: &Registry, config: &TrainConfig, cache: &Cache) -> Result<Parts> {
+    let dims = Dims { layers: cache.layers(), d_model: cache.d_model(), d_features: config.size.features(cache.d_model())? };
+    crate::device::resolve(config.compute.device)?;
+    Ok(Parts {
+        transcoder: registry.build::<dyn Transcoder>(&config.transcoder)?,
+        activation: registry.build::<dyn SparsityActivation>(&config.activation)?,
+        strategy: registry.build::<dyn ParallelismStrategy>(&config.strategy)?,
+        dims,
+    })
+}
+
+struct Trainer<'a> {
+    request: &'a TrainRequest<'a>,
+    config: TrainConfig,
+    cache: Arc<Cache>,
+    normalisation: Normalisation,
+    schedule: Schedule,
+    parts: Parts,
+    run: RunFolder,
+    state: TrainState,
+    sampler: SamplerState,
+    sinks: Sinks,
+}
+
+impl<'a> Trainer<'a> {
+    fn start(
+        request: &'a TrainRequest<'a>,
+        config: TrainConfig,
+        cache: Arc<Cache>,
+        schedule: Schedule,
+        parts: Parts,
+        mut run: RunFolder,
+    ) -> Result<Self> {
+        let normalisation = cache.normalisation();
+        let fresh = SamplerState::new(config.seed);
+        let newest = if request.resume { checkpoint::newest(&run.checkpoints())? } else { None };
+        let (state, sampler) = if let Some(folder) = &newest {
+            let (state, saved) = TrainState::resume(&parts, &config, folder)?;
+            if saved.cache != cache.fingerprint() {
+                let what = format!("run `{}` was started on another cache than `{}`", request.out.display(), request.cache.display());
+                return Err(Error::mismatch(what, saved.cache, cache.fingerprint()));
+            }
+            run.log(&format!("continues from {}", folder.display()))?;
+            (state, saved.sampler)
+        } else {
+            let rows = first_rows(&cache, &config, &normalisation)?;
+            (TrainState::start(&parts, &config, &rows)?, fresh)
+        };
+        let sinks = if run.path().join("metrics.jsonl").exists() { Sinks::resume(run.path(), state.step)? } else { Sinks::create(run.path())? };
+        run.log(&format!(
+            "{} steps of {} rows; {} layers of {} features, {} parameters",
+            schedule.steps,
+            config.data.batch_rows,
+            parts.dims.layers,
+            parts.dims.d_features,
+            state.params.count()
+        ))?;
+        Ok(Self { request, config, cache, normalisation, schedule, parts, run, state, sampler, sinks })
+    }
+
+    fn run(mut self) -> Result<TrainSummary> {
+        let started = Instant::now();
+        let mut loader = self.loader()?;
+        let mut interval = Interval::default();
+        let mut last = None;
+        let mut since_record = (Instant::now(), self.state.step);
+        self.request.progress.begin("train", self.schedule.steps * self.config.data.batch_rows as u64, "tokens");
+        while self.state.step < self.schedule.steps {
+            let loaded = loader.next()?;
+            let metrics = self.step(&to_device(loaded.batch, &self.config), &mut interval)?;
+            self.sampler = loaded.state;
+            let save = self.is_checkpoint();
+            if save || self.state.step % self.config.metrics.every_steps == 0 || self.state.step == self.schedule.steps {
+                let mut record = interval.finish(self.state.step, metrics, &self.state.dead(self.config.metrics.dead_rows));
+                let rows = (self.state.step - since_record.1) * self.config.data.batch_rows as u64;
+                record.push(names::TOKENS_PER_SECOND, rows as f64 / since_record.0.elapsed().as_secs_f64().max(1e-9));
+                since_record = (Instant::now(), self.state.step);
+                self.sinks.write(&record)?;
+                self.request.progress.at(self.state.step * self.config.data.batch_rows as u64, &note(&record));
+                last = Some(record);
+            }
+            if save {
+                self.checkpoint()?;
+            }
+        }
+        self.request.progress.end();
+        self.finish(last, started)
+    }
+
+    fn loader(&self) -> Result<Loader> {
+        let data = &self.config.data;
+        let loader = Loader::start(Arc::clone(&self.cache), self.sampler, data.batch_rows, data.window_chunks, self.normalisation.clone())?;
+        Ok(loader.with_share(self.parts.strategy.mesh().data))
+    }
+
+    /// One optimiser step.
+    fn step(&mut self, batch: &Batch, interval: &mut Interval) -> Result<StepMetrics> {
+        let penalty = self.config.sparsity.at(self.schedule.lambda_share(self.state.step));
+        let learning_rate = self.schedule.learning_rate(self.state.step);
+        let strategy = &*self.parts.strategy;
+        let context = StepContext { activation: &*self.parts.activation, strategy, penalty };
+        let mut output = self.parts.transcoder.step(&self.state.params, batch, &context)?;
+        strategy.reduce_gradients(&mut output.gradients)?;
+        let gradient_norm = clip_by_global_norm(&mut output.gradients, &self.state.params, self.config.optimiser.clip_norm, strategy)?;
+        if !gradient_norm.is_finite() {
+            return Err(Error::Invalid(format!(
+                "the gradient is {gradient_norm} at step {}; the run can be resumed from its last checkpoint, with a smaller `optimiser.learning_rate` in a new run",
+                self.state.step
+            )));
+        }
+        self.state.adam.step(&mut self.state.params, &output.gradients, learning_rate);
+        self.state.step += 1;
+        self.state.count_silence(&output, batch.inputs.size()[0]);
+        let metrics = StepMetrics { gradient_norm, learning_rate, lambda: penalty.lambda };
+        interval.add(batch, &output, metrics);
+        Ok(metrics)
+    }
+
+    fn is_checkpoint(&self) -> bool {
+        let every = self.config.checkpoint.every_steps.unwrap_or_else(|| self.schedule.steps.div_ceil(10));
+        self.state.step % every == 0 && self.state.step < self.schedule.steps
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        self.sinks.sync()?;
+        let state = SavedState { format: checkpoint::FORMAT, step: self.state.step, sampler: self.sampler, cache: self.cache.fingerprint() };
+        let export = |folder: &Path| self.export(folder);
+        checkpoint::write(&self.run.checkpoints(), &state, &self.state.params, self.state.adam.moments(), &self.state.silent_rows, export)?;
+        checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)
+    }
+
+    /// Writes the CLT folder with normalisation folded in.
+    fn export(&self, folder: &Path) -> Result<()> {
+        let mut params = self.state.params.copy();
+        let Normalisation { input_scales, target_scales } = &self.normalisation;
+        self.parts.transcoder.fold(&mut params, input_scales, target_scales)?;
+        saved::write(folder, &self.card()?, &*self.parts.transcoder, &params, &*self.parts.activation)
+    }
+
+    fn card(&self) -> Result<Card> {
+        let origin = self.cache.manifest();
+        Ok(Card {
+            model_kind: self.parts.transcoder.model_kind().to_owned(),
+            model_name: origin.model.name.clone(),
+            feature_input_hook: origin.input_hook.to_string(),
+            feature_output_hook: origin.output_hook.to_string(),
+            circuitlab: Some(Provenance {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                transcoder: self.request.registry.complete::<dyn Transcoder>(&self.config.transcoder)?,
+                activation: self.request.registry.complete::<dyn SparsityActivation>(&self.config.activation)?,
+                model_family: origin.model.family.clone(),
+                model_fingerprint: origin.model.fingerprint.clone(),
+                input_scales: self.normalisation.input_scales.clone(),
+                target_scales: self.normalisation.target_scales.clone(),
+                steps: self.state.step,
+                rows: self.state.step * self.config.data.batch_rows as u64,
+            }),
+        })
+    }
+
+    fn finish(mut self, last: Option<Record>, started: Instant) -> Result<TrainSummary> {
+        self.sinks.sync()?;
+        let result = self.run.result();
+        if !result.exists() {
+            let part = files::part_path(&result);
+            if part.exists() {
+                std::fs::remove_dir_all(&part).map_err(circuitlab_core::Error::io("remove", &part))?;
+            }
+            std::fs::create_dir_all(&part).map_err(circuitlab_core::Error::io("create", &part))?;
+            self.export(&part)?;
+            files::publish_folder(&part, &result)?;
+        }
+        checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)?;
+        Sinks::plot(self.run.path())?;
+        let seconds = started.elapsed().as_secs_f64();
+        self.run.log(&format!("finished after {seconds:.1} s; the transcoder is in {}", result.display()))?;
+        let rows = self.state.step * self.config.data.batch_rows as u64;
+        Ok(TrainSummary { result, steps: self.state.step, rows, last, seconds })
+    }
+}
+
+/// The first rows of the run, `[rows, layer, d_model]`: those that the encoder biases are set from. They are trained on too.
+fn first_rows(cache: &Arc<Cache>, config: &TrainConfig, normalisation: &Normalisation) -> Result<Tensor> {
+    let rows = config.init.rows.min(usize::try_from(cache.rows()).unwrap_or(usize::MAX));
+    let state = SamplerState::new(config.seed);
+    let mut loader = Loader::start(Arc::clone(cache), state, rows, config.data.window_chunks, normalisation.clone())?;
+    Ok(to_device(loader.next()?.batch, config).inputs)
+}
+
+fn to_device(batch: Batch, config: &TrainConfig) -> Batch {
+    let (kind, device) = placement(config);
+    Batch { inputs: batch.inputs.to_device(device).to_kind(kind), targets: batch.targets.to_device(device).to_kind(kind) }
+}
+
+/// The figures that a progress bar has room for.
+fn note(record: &Record) -> String {
+    let of = |name| record.get(name).unwrap_or(f64::NAN);
+    format!(
+        "loss {:.2}  EV {:.3}  L0 {:.1}  dead {:.0}",
+        of(names::LOSS_TOTAL),
+        of(names::EXPLAINED_VARIANCE),
+        of(names::L0),
+        of(names::DEAD_FEATURES)
+    )
+}

@@ -1,0 +1,62 @@
+//! The closed-form step, clipping and Adam against twelve steps recorded in f64 by an independent dense implementation.
+
+use std::path::PathBuf;
+
+use circuitlab::recording::{Recording, optimiser};
+use circuitlab_core::{PenaltyWeights, Registry};
+use tch::{Kind, Tensor};
+
+fn open(name: &str) -> Recording {
+    circuitlab_plugins::link();
+    let registry = Registry::linked().expect("no name twice");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/training").join(name);
+    Recording::open(&registry, &path, Kind::Double, 1.0).expect("a recording")
+}
+
+/// The largest difference relative to the size of the recorded tensor.
+fn apart(got: &Tensor, want: &Tensor) -> f64 {
+    let scale = want.abs().max().double_value(&[]).max(1e-300);
+    (got - want).abs().max().double_value(&[]) / scale
+}
+
+fn replays(name: &str) {
+    let mut recording = open(name);
+    let mut params = recording.parameters("init").expect("initial parameters");
+    let mut adam = optimiser(&params);
+    let steps = recording.tensor("steps").expect("the table");
+    for step in 0..12 {
+        let column = |index| steps.double_value(&[step, index]);
+        let penalty = PenaltyWeights { lambda: column(5), mu: column(6), tanh_scale: 4.0 };
+        let batch = recording.batch(step as usize).expect("a batch");
+        let got = recording.replay(&mut params, &mut adam, &batch, penalty, column(7), step == 0).expect("steps");
+        for (what, got, want) in [
+            ("mse", got.mse, column(0)),
+            ("sparsity", got.sparsity, column(1)),
+            ("preact", got.preact, column(2)),
+            ("l0", got.l0, column(3)),
+            ("gradient norm", got.gradient_norm, column(4)),
+        ] {
+            assert!((got - want).abs() <= 1e-9 * want.abs(), "{name}, step {step}, {what}: {got} is not {want}");
+        }
+        if step == 0 {
+            let want = recording.parameters("grad0").expect("gradients");
+            for ((spec, want), got) in want.specs().iter().zip(want.values()).zip(&got.gradients) {
+                assert!(apart(got, want) < 1e-9, "{name}, gradient of {}: {} apart", spec.name, apart(got, want));
+            }
+        }
+    }
+    let want = recording.parameters("final").expect("final parameters");
+    for ((spec, want), got) in want.specs().iter().zip(want.values()).zip(params.values()) {
+        assert!(apart(got, want) < 1e-9, "{name}, final {}: {} apart", spec.name, apart(got, want));
+    }
+}
+
+#[test]
+fn a_recorded_clt_run_is_replayed() {
+    replays("clt_golden.safetensors");
+}
+
+#[test]
+fn a_recorded_plt_run_is_replayed() {
+    replays("plt_golden.safetensors");
+}

@@ -1,0 +1,3 @@
+//! Integration tests of the engine with the first-party plugins.
+
+mod golden;
