@@ -1,1 +1,50 @@
-//! x
+//! The `circuitlab` command as a library, so that a program with further plugins linked in is three lines:
+//!
+//! ```no_run
+//! // use my_plugin as _;
+//! fn main() -> std::process::ExitCode {
+//!     circuitlab_cli::main()
+//! }
+//! ```
+
+pub mod args;
+mod commands;
+pub mod output;
+
+use std::process::ExitCode;
+
+use circuitlab_core::Registry;
+use circuitlab_core::error::catch_panic;
+use clap::Parser;
+
+use args::Cli;
+use output::{Bars, logging, report};
+
+/// Parses the command line, runs it, and gives the exit code: 0 on success, 1 on failure, 2 on wrong usage.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // What panics is caught and told as an error; the default hook would print a second, longer story.
+    std::panic::set_hook(Box::new(|panic| tracing::debug!("{panic}")));
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    // Before anything asks libtorch about CUDA: it keeps its first answer.
+    circuitlab::device::load_cuda();
+    circuitlab_plugins::link();
+    let bars = Bars::new();
+    logging::start(cli.verbosity(), bars.multi())?;
+    let context = commands::Context { registry: Registry::linked()?, bars, json: cli.json };
+    let mut outcome = None;
+    catch_panic("circuitlab", || {
+        outcome = Some(commands::run(&cli.command, &context));
+        Ok::<(), circuitlab_core::Error>(())
+    })?;
+    outcome.unwrap_or(Ok(()))
+}

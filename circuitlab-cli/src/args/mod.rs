@@ -1,0 +1,68 @@
+//! The command line as types; what they do is in `commands`.
+
+mod bench;
+mod cache;
+mod demo;
+mod eval;
+mod model;
+mod plugins;
+mod text;
+mod train;
+
+pub use bench::{BenchCommand, BenchStepArgs};
+pub use cache::{CacheArgs, CacheCommand, CacheFolderArgs, CacheWriteArgs};
+pub use demo::DemoArgs;
+pub use eval::EvalArgs;
+pub use model::{ActivationsArgs, ModelCommand, ModelPlace, ShowArgs};
+pub use plugins::PluginsCommand;
+pub use text::TextArgs;
+pub use train::TrainArgs;
+
+use clap::{ArgAction, Parser, Subcommand};
+
+/// Cross-layer transcoders: cache a language model's activations, train on them, evaluate.
+#[derive(Debug, Parser)]
+#[command(name = "circuitlab", version, propagate_version = true)]
+pub struct Cli {
+    /// Print results as JSON on stdout.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more on stderr; twice for debugging.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Say nothing on stderr but errors.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// -1 for errors only, 0 for warnings, 1 and above for more.
+    pub fn verbosity(&self) -> i8 {
+        if self.quiet { -1 } else { i8::try_from(self.verbose).unwrap_or(i8::MAX) }
+    }
+}
+
+/// The commands, in the order of the pipeline.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the whole pipeline on the bundled model and text.
+    Demo(DemoArgs),
+    /// Cache a language model's MLP inputs and outputs; or check a cache.
+    Cache(CacheArgs),
+    /// Train a transcoder on a cache.
+    Train(TrainArgs),
+    /// Evaluate a transcoder on held-out text.
+    Eval(EvalArgs),
+    /// Look at a language model.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// List plugins.
+    #[command(subcommand)]
+    Plugins(PluginsCommand),
+    /// Measure speed.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}

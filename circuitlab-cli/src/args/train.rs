@@ -1,0 +1,37 @@
+//! `circuitlab train`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Trains a transcoder.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// The cache to train on.
+    #[arg(long, value_name = "CACHE")]
+    pub cache: PathBuf,
+    /// The run folder to make.
+    #[arg(long, value_name = "RUN")]
+    pub out: PathBuf,
+    /// TOML file with settings; `--dry-run` prints all of them.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Change one setting, such as `sparsity.lambda=4`; may be given again.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// The transcoder plugin, such as `clt` or `plt`.
+    #[arg(long, value_name = "NAME")]
+    pub transcoder: Option<String>,
+    /// The sparsity activation plugin, such as `jumprelu`.
+    #[arg(long, value_name = "NAME")]
+    pub activation: Option<String>,
+    /// The parallelism strategy plugin, such as `single`.
+    #[arg(long, value_name = "NAME")]
+    pub strategy: Option<String>,
+    /// Go on with a run that was interrupted, from its newest checkpoint.
+    #[arg(long)]
+    pub resume: bool,
+    /// Print the resolved config, parameters and memory, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}

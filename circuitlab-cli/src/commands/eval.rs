@@ -1,0 +1,70 @@
+//! `circuitlab eval`.
+
+use anyhow::ensure;
+use circuitlab::eval::{EvalText, Report, SpliceReport, evaluate};
+use circuitlab::saved::SavedTranscoder;
+use circuitlab_core::LanguageModel;
+use circuitlab_core::config::FloatKind;
+
+use super::{Context, model};
+use crate::args::EvalArgs;
+use crate::output::{Table, human};
+
+pub(super) fn run(args: &EvalArgs, context: &Context) -> anyhow::Result<()> {
+    let report = report(args, context)?;
+    context.print(&report, || text(&report))
+}
+
+/// Evaluates; the demo prints the result its own way.
+pub(super) fn report(args: &EvalArgs, context: &Context) -> anyhow::Result<Report> {
+    let model = model::open(&args.place, context)?;
+    let device = args.place.device.parse()?;
+    let saved = SavedTranscoder::open(&context.registry, &args.clt, device, FloatKind::F32)?;
+    saved.check_model(model.info())?;
+    let text = eval_text(args, model.as_ref(), context)?;
+    Ok(evaluate(&saved, model.as_ref(), &text, &context.bars)?)
+}
+
+pub(super) fn text(report: &Report) -> String {
+    let mut layers = Table::new(["layer", "EV", "NMSE", "L0", "dead", "dense", "CE spliced", "KL", "CE recovered (zero)", "(mean)"]);
+    let row = |name: String, figures: [f64; 3], counts: [usize; 2], splice: &SpliceReport| {
+        let [ev, nmse, l0] = figures;
+        vec![
+            name,
+            format!("{ev:.4}"),
+            format!("{nmse:.4}"),
+            format!("{l0:.2}"),
+            counts[0].to_string(),
+            counts[1].to_string(),
+            format!("{:.4}", splice.spliced.cross_entropy),
+            format!("{:.4}", splice.spliced.kl),
+            format!("{:.1} %", 100.0 * splice.recovered_from_zero),
+            format!("{:.1} %", 100.0 * splice.recovered_from_mean),
+        ]
+    };
+    for (index, (layer, splice)) in report.layers.iter().zip(&report.faithfulness.layers).enumerate() {
+        let figures = [layer.explained_variance, layer.normalised_mse, layer.l0];
+        layers.row(row(index.to_string(), figures, [layer.dead_features, layer.dense_features], splice));
+    }
+    let figures = [report.explained_variance, report.normalised_mse, report.l0];
+    layers.row(row("all".to_owned(), figures, [report.dead_features, report.dense_features], &report.faithfulness.all));
+    format!(
+        "{} rows, {} predicted tokens; cross-entropy of the model {:.4}, nats per token\n\n{layers}\n\n{}",
+        human::whole(report.rows),
+        human::whole(report.faithfulness.tokens),
+        report.faithfulness.model_cross_entropy,
+        histogram(report)
+    )
+}
+
+/// How many features fire on which share of the rows, layer by layer.
+fn histogram(report: &Report) -> String {
+    let bins = report.layers.first().map(|layer| layer.frequency_histogram.as_slice()).unwrap_or_default();
+    let heads = bins.iter().map(|bin| if bin.from == 0.0 { format!("<{:.0e}", bin.to) } else { format!("{:.0e}", bin.from) });
+    let mut table = Table::new(std::iter::once("features firing from".to_owned()).chain(heads));
+    for (index, layer) in report.layers.iter().enumerate() {
+        let counts = layer.frequency_histogram.iter().map(|bin| bin.features.to_string());
+        table.row(std::iter::once(format!("layer {index}")).chain(counts));
+    }
+    table.to_string()
+}

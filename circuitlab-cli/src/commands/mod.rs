@@ -1,0 +1,44 @@
+//! What each command does.
+
+mod bench;
+mod cache;
+mod demo;
+mod eval;
+mod model;
+mod plugins;
+mod train;
+
+use circuitlab_core::Registry;
+use serde::Serialize;
+
+use crate::args::Command;
+use crate::output::{Bars, stdout};
+
+/// What every command is given.
+pub(crate) struct Context {
+    pub(crate) registry: Registry,
+    pub(crate) bars: Bars,
+    pub(crate) json: bool,
+}
+
+impl Context {
+    /// Prints a result: as JSON where that was asked for, else as text.
+    pub(crate) fn print(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+        let shown = if self.json { serde_json::to_string_pretty(value)? } else { text() };
+        stdout::print(&format!("{}\n", shown.trim_end()))?;
+        Ok(())
+    }
+}
+
+/// Runs a command.
+pub(crate) fn run(command: &Command, context: &Context) -> anyhow::Result<()> {
+    match command {
+        Command::Demo(args) => demo::run(args, context),
+        Command::Cache(args) => cache::run(args, context),
+        Command::Train(args) => train::run(args, context),
+        Command::Eval(args) => eval::run(args, context),
+        Command::Model(command) => model::run(command, context),
+        Command::Plugins(command) => plugins::run(command, context),
+        Command::Bench(command) => bench::run(command, context),
+    }
+}
