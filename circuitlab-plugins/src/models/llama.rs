@@ -46,8 +46,6 @@ struct Keys {
     mlp_bias: bool,
     #[serde(default)]
     tie_word_embeddings: bool,
-    #[serde(flatten)]
-    rope: RopeKeys,
 }
 
 fn silu() -> String {
@@ -61,6 +59,7 @@ fn eps() -> f64 {
 fn describe(config: &ConfigFile) -> Result<Description> {
     config.refuse("partial_rotary_factor", &[json!(1.0), json!(1)])?;
     let keys: Keys = config.keys()?;
+    let rope: RopeKeys = config.keys()?;
     let heads = keys.num_attention_heads;
     let d_head = match keys.head_dim {
         Some(width) => width,
@@ -79,7 +78,7 @@ fn describe(config: &ConfigFile) -> Result<Description> {
         vocabulary: keys.vocab_size,
         context: keys.max_position_embeddings,
         norm: NormForm { kind: NormKind::Rms, eps: keys.rms_norm_eps },
-        position: Position::Rotary(keys.rope.form(config, d_head, keys.max_position_embeddings)?),
+        position: Position::Rotary(rope.form(config, d_head, keys.max_position_embeddings)?),
         scale: AttentionScale { factor: (d_head as f64).powf(-0.5), by_layer: false },
         mlp: MlpForm { gated: true, activation: config.activation("hidden_act", &keys.hidden_act)? },
         biases: Biases { qkv: keys.attention_bias, output: keys.attention_bias, mlp: keys.mlp_bias },

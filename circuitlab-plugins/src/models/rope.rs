@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::hugging_face::ConfigFile;
 use super::transformer::{RotaryForm, RotaryScaling};
 
-/// The keys of both dialects; flattened into a family's own.
+/// The keys of both dialects, read beside a family's own.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct RopeKeys {

@@ -11,7 +11,8 @@ use crate::models::hugging_face::ConfigFile;
 pub struct Family {
     /// The registered name, which is also the config's `model_type`.
     pub name: &'static str,
-    /// What some files put before every name that [`place`](Self::place) gives, and others leave out.
+    /// What some files put before the names that [`place`](Self::place) gives, and others leave out. The unembedding lies
+    /// outside of the prefixed module and never has it.
     pub prefix: &'static str,
     /// Reads the config.
     pub describe: fn(&ConfigFile) -> Result<Description>,

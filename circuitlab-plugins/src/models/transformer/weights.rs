@@ -45,8 +45,8 @@ impl Loader<'_> {
         let place =
             (self.family.place)(site).ok_or_else(|| Error::Invalid(format!("family `{}` has no place for {site:?}", self.family.name)))?;
         let shape = site.weight_shape(self.description);
-        let weight = self.read(&place, "weight", &shape)?;
-        let bias = if site.has_bias(self.description) { Some(self.read(&place, "bias", &shape[..1])?) } else { None };
+        let weight = self.read(site, "weight", &shape)?;
+        let bias = if site.has_bias(self.description) { Some(self.read(site, "bias", &shape[..1])?) } else { None };
         Ok(Linear { weight, bias })
     }
 
@@ -66,7 +66,7 @@ impl Loader<'_> {
 
     fn check_absent(&self, site: Site, term: &str, absent: bool) -> Result<()> {
         let Some(place) = (self.family.place)(site).filter(|_| absent) else { return Ok(()) };
-        let name = self.name(&place, term);
+        let name = self.name(site, &place, term);
         if !self.shards.contains(&name) {
             return Ok(());
         }
@@ -78,14 +78,17 @@ impl Loader<'_> {
     }
 
     /// The name in the files, with the family's prefix unless only the bare name is there.
-    fn name(&self, place: &Place, term: &str) -> String {
+    fn name(&self, site: Site, place: &Place, term: &str) -> String {
         let bare = format!("{}.{term}", place.module);
-        let prefixed = format!("{}{bare}", self.family.prefix);
+        let prefix = if site == Site::Unembedding { "" } else { self.family.prefix };
+        let prefixed = format!("{prefix}{bare}");
         if self.shards.contains(&bare) && !self.shards.contains(&prefixed) { bare } else { prefixed }
     }
 
-    fn read(&mut self, place: &Place, term: &str, shape: &[i64]) -> Result<Tensor> {
-        let name = self.name(place, term);
+    fn read(&mut self, site: Site, term: &str, shape: &[i64]) -> Result<Tensor> {
+        let place =
+            (self.family.place)(site).ok_or_else(|| Error::Invalid(format!("family `{}` has no place for {site:?}", self.family.name)))?;
+        let name = self.name(site, &place, term);
         let file = self.shards.holding(&name)?;
         let (stored, part) = stored_as(place.layout, shape);
         check(file, &name, &stored)?;

@@ -1,0 +1,3 @@
+//! Integration tests of the first-party plugins, in one program.
+
+mod models;
