@@ -1,1 +1,9 @@
-//! Stub.
+//! Config files: TOML, with `--set a.b=c` on top and the defaults below, read into structs that refuse unknown keys.
+
+mod merge;
+mod overrides;
+mod toml_text;
+
+pub use merge::{merge, resolve};
+pub use overrides::overrides;
+pub use toml_text::{load, to_toml};

@@ -1,0 +1,32 @@
+# Short names for what cargo and scripts/ do; CONTRIBUTING.md says more.
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+
+.PHONY: build setup setup-cuda demo test lint bench clean
+
+# The optimised program.
+build: setup
+	cargo build --release -p circuitlab-cli
+
+# Finds or fetches libtorch; keeps the one that this tree uses already.
+setup:
+	scripts/setup
+
+setup-cuda:
+	scripts/setup cuda
+
+# The whole pipeline on the bundled model and text.
+demo: build
+	"$(CARGO_TARGET_DIR)/release/circuitlab" demo
+
+# Everything that CI checks.
+test: setup
+	scripts/test
+
+lint: setup
+	scripts/test lint
+
+bench: setup
+	cargo bench --workspace
+
+clean:
+	cargo clean

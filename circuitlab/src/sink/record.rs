@@ -1,0 +1,82 @@
+//! The figures of one step.
+
+use serde_json::{Map, Number, Value};
+
+/// The key that holds the step in a JSON line, and that no figure may therefore have.
+const STEP: &str = "step";
+
+/// The figures of one step, in the order in which they were added.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Record {
+    /// Optimiser steps taken so far.
+    pub step: u64,
+    values: Vec<(String, f64)>,
+}
+
+impl Record {
+    /// A record without figures.
+    pub fn new(step: u64) -> Self {
+        Self { step, values: Vec::new() }
+    }
+
+    /// Adds a figure, or replaces the one of that name.
+    pub fn push(&mut self, name: impl Into<String>, value: f64) {
+        let name = name.into();
+        match self.values.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, old)) => *old = value,
+            None => self.values.push((name, value)),
+        }
+    }
+
+    /// The same with one figure more.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, value: f64) -> Self {
+        self.push(name, value);
+        self
+    }
+
+    /// The figure of that name.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+
+    /// All figures in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.values.iter().map(|(name, value)| (name.as_str(), *value))
+    }
+
+    /// One flat JSON object; figures that are not finite become `null`.
+    pub(super) fn to_json(&self) -> Value {
+        let mut object = Map::with_capacity(self.values.len() + 1);
+        object.insert(STEP.to_owned(), self.step.into());
+        for (name, value) in self.iter().filter(|(name, _)| *name != STEP) {
+            object.insert(name.to_owned(), Number::from_f64(value).map_or(Value::Null, Value::Number));
+        }
+        Value::Object(object)
+    }
+
+    /// Reads what [`Record::to_json`] wrote: `null` is NaN, and what is no number is left out.
+    pub(super) fn from_json(value: &Value) -> Option<Self> {
+        let object = value.as_object()?;
+        let values = object.iter().filter(|(name, _)| *name != STEP);
+        let values = values.filter_map(|(name, value)| match value {
+            Value::Null => Some((name.clone(), f64::NAN)),
+            value => Some((name.clone(), value.as_f64()?)),
+        });
+        Some(Self { step: object.get(STEP)?.as_u64()?, values: values.collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_keeps_order_and_one_figure_per_name() {
+        let record = Record::new(7).with("b", 1.0).with("a", 2.0).with("b", 3.0).with("c", f64::INFINITY).with("step", 0.0);
+        assert_eq!(record.to_json().to_string(), r#"{"step":7,"b":3.0,"a":2.0,"c":null}"#);
+        let back = Record::from_json(&record.to_json()).expect("its own output");
+        assert_eq!((back.step, back.get("a"), back.get("d")), (7, Some(2.0), None));
+        assert!(back.get("c").is_some_and(f64::is_nan));
+    }
+}
