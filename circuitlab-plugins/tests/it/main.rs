@@ -1,0 +1,3 @@
+//! The plugins as a program meets them: through the registry, and through the suites of `circuitlab_core::testing`.
+
+mod codecs;
