@@ -7,6 +7,7 @@ pub mod cache;
 pub mod config;
 pub mod error;
 pub mod eval;
+pub mod model;
 pub mod progress;
 pub mod sink;
 pub mod text;
