@@ -1,1 +1,5 @@
-//! Stub.
+//! Text sources: `txt`.
+
+mod txt;
+
+pub use txt::{Txt, TxtConfig};
