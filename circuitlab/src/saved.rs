@@ -82,14 +82,12 @@ impl SavedTranscoder {
             None => by_model_kind(registry, folder, &card.model_kind)?,
         };
         let activation = match &card.circuitlab {
-            Some(known) => registry.build::<dyn SparsityActivation>(&known.activation)?,
-            None => {
-                // Others' thresholds may be zero or below, which a logarithm has no room for.
-                let jumprelu = Spec::named("jumprelu").with("parameterisation", "direct");
-                let spec = if transcoder.has_thresholds(folder)? { jumprelu } else { Spec::named("relu") };
-                registry.build::<dyn SparsityActivation>(&spec)?
-            }
+            Some(known) => known.activation.clone(),
+            // Others' thresholds may be zero or below, which a logarithm has no room for.
+            None if transcoder.has_thresholds(folder)? => Spec::named("jumprelu").with("parameterisation", "direct"),
+            None => Spec::named("relu"),
         };
+        let activation = registry.build::<dyn SparsityActivation>(&activation)?;
         let (dims, params) = transcoder.load(folder, &*activation, dtype.into(), device.0)?;
         Ok(Self { folder: folder.to_path_buf(), card, dims, params, transcoder, activation })
     }

@@ -17,10 +17,7 @@ pub(super) fn run(command: &BenchCommand, context: &Context) -> anyhow::Result<(
 
 fn step(args: &BenchStepArgs, context: &Context) -> anyhow::Result<()> {
     ensure!(args.steps > 0, "--steps: expected at least 1, got 0");
-    if let Some(threads) = args.threads {
-        ensure!(threads > 0, "--threads: expected at least 1, got {threads}");
-        tch::set_num_threads(threads);
-    }
+    circuitlab::device::set_threads(args.threads)?;
     let _no_grad = tch::no_grad_guard();
     let open = |bandwidth| Recording::open(&context.registry, &args.input, Kind::Float, bandwidth);
     let bandwidth = open(1.0)?.scalar("bandwidth")?;

@@ -1,8 +1,9 @@
 //! `circuitlab eval`.
 
-use anyhow::ensure;
+use anyhow::Context as _;
 use circuitlab::eval::{EvalText, Report, SpliceReport, evaluate};
 use circuitlab::saved::SavedTranscoder;
+use circuitlab::text::{PackOptions, TextRange, Tokenizer, pack, resolve};
 use circuitlab_core::LanguageModel;
 use circuitlab_core::config::FloatKind;
 
@@ -67,4 +68,15 @@ fn histogram(report: &Report) -> String {
         table.row(std::iter::once(format!("layer {index}")).chain(counts));
     }
     table.to_string()
+}
+
+/// The text in contexts that the model can take.
+fn eval_text(args: &EvalArgs, model: &dyn LanguageModel, context: &Context) -> anyhow::Result<EvalText> {
+    let range: TextRange = args.text.range.as_deref().map(str::parse).transpose().context("--range")?.unwrap_or_default();
+    let options = PackOptions { context: args.context, min_tokens: 1, range };
+    options.check(model.info()).context("--context")?;
+    let files = resolve(&context.registry, &[], &args.text.paths)?;
+    let tokenizer = Tokenizer::load(&args.place.model, model.info())?;
+    let packed = pack(&files, &tokenizer, model.info(), &options, &context.bars)?;
+    Ok(EvalText::new(&packed, &tokenizer, args.max_contexts, args.batch_contexts))
 }

@@ -36,9 +36,10 @@ fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
 
 fn dry_run(args: &TrainArgs, config: &TrainConfig, context: &Context) -> anyhow::Result<()> {
     config.check()?;
-    let cache = Cache::open(&args.cache)?;
+    let cache = Cache::open(&args.cache, &context.registry)?;
     let schedule = Schedule::new(config, cache.rows())?;
-    let dims = Dims { layers: cache.layers(), d_model: cache.d_model(), d_features: config.size.features(cache.d_model())? };
+    let origin = cache.identity();
+    let dims = Dims { layers: origin.layers, d_model: origin.d_model, d_features: config.size.features(origin.d_model)? };
     let transcoder = context.registry.build::<dyn Transcoder>(&config.transcoder)?;
     let activation = context.registry.build::<dyn SparsityActivation>(&config.activation)?;
     let parameters: u64 = transcoder.parameters(dims, &*activation).iter().map(|spec| spec.shape.iter().product::<i64>().unsigned_abs()).sum();

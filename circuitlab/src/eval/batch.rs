@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::text::{PackedText, Tokenizer};
 use crate::{Error, Result};
 
 /// Text to evaluate on: token contexts, each at most as long as the model's.
@@ -31,6 +32,12 @@ pub(super) struct EvalBatch {
 }
 
 impl EvalText {
+    /// The first contexts of a packed text, at most `max_contexts`.
+    pub fn new(text: &PackedText, tokenizer: &Tokenizer, max_contexts: Option<usize>, batch_contexts: usize) -> Self {
+        let contexts = text.iter().take(max_contexts.unwrap_or(usize::MAX)).map(|context| context.ids().collect()).collect();
+        Self { contexts, special: tokenizer.special().collect(), batch_contexts }
+    }
+
     /// The batches, in order.
     pub(super) fn batches(&self, device: Device) -> Result<Vec<EvalBatch>> {
         if self.contexts.iter().all(|context| context.len() < 2) {

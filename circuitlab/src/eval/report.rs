@@ -7,7 +7,7 @@ use super::reconstruction::Reconstruction;
 use crate::saved::SavedTranscoder;
 
 /// A feature that fires on more than this share of rows is dense.
-pub const DENSE: f64 = 0.1;
+const DENSE: f64 = 0.1;
 
 /// Bounds of the firing-frequency histogram: powers of ten from 1e-6 to 1, half a decade apart.
 const BINS: usize = 12;

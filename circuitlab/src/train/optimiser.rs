@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 use super::config::OptimiserConfig;
 use crate::Result;
 
-/// Scales gradients down to `limit` where their global norm is longer, as PyTorch's `clip_grad_norm_` does, and gives the
+/// Scales gradients down to `limit` where their global norm is longer, as torch's `clip_grad_norm_` does, and gives the
 /// norm before that. Parameters that every rank of the feature axis has, such as decoder biases, count once.
 ///
 /// # Errors

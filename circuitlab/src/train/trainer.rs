@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use circuitlab_core::error::catch_panic;
-use circuitlab_core::{Batch, Dims, ParallelismStrategy, Registry, SparsityActivation, StepContext, Transcoder, files};
+use circuitlab_core::{Axis, Batch, Dims, ParallelismStrategy, Registry, SparsityActivation, StepContext, Transcoder, files};
 use tch::Tensor;
 
 use super::checkpoint::{self, SavedState};
-use super::config::TrainConfig;
+use super::config::{DataConfig, TrainConfig};
 use super::metrics::{Interval, StepMetrics};
 use super::optimiser::clip_by_global_norm;
 use super::schedule::Schedule;
 use super::state::{Parts, TrainState, placement};
-use crate::cache::{Cache, Loader, Normalisation, SamplerState};
+use crate::cache::{Cache, Loader, LoaderOptions, Normalisation, SamplerState};
 use crate::run::RunFolder;
 use crate::saved::{self, Card, Provenance};
 use crate::sink::{Record, Sinks, jsonl, names};
-use crate::{Error, Progress, Result, config};
+use crate::{Error, Progress, Result, config, text};
 
 /// What to train, and where.
 #[derive(Debug)]
@@ -63,10 +63,8 @@ pub struct TrainSummary {
 pub fn train(request: &TrainRequest<'_>) -> Result<TrainSummary> {
     let config = resolve(request)?;
     config.check()?;
-    if let Some(threads) = config.compute.threads {
-        tch::set_num_threads(threads);
-    }
-    let cache = Arc::new(Cache::open(request.cache)?);
+    crate::device::set_threads(config.compute.threads)?;
+    let cache = Arc::new(Cache::open(request.cache, request.registry)?);
     let schedule = Schedule::new(&config, cache.rows())?;
     let parts = build(request.registry, &config, &cache)?;
     if request.resume && request.out.join("final").exists() {
@@ -103,7 +101,8 @@ fn resolve(request: &TrainRequest<'_>) -> Result<TrainConfig> {
 }
 
 fn build(registry: &Registry, config: &TrainConfig, cache: &Cache) -> Result<Parts> {
-    let dims = Dims { layers: cache.layers(), d_model: cache.d_model(), d_features: config.size.features(cache.d_model())? };
+    let origin = cache.identity();
+    let dims = Dims { layers: origin.layers, d_model: origin.d_model, d_features: config.size.features(origin.d_model)? };
     crate::device::resolve(config.compute.device)?;
     Ok(Parts {
         transcoder: registry.build::<dyn Transcoder>(&config.transcoder)?,
@@ -136,13 +135,13 @@ impl<'a> Trainer<'a> {
         mut run: RunFolder,
     ) -> Result<Self> {
         let normalisation = cache.normalisation();
-        let fresh = SamplerState::new(config.seed);
+        let fresh = SamplerState { seed: config.seed, drawn_rows: 0 };
         let newest = if request.resume { checkpoint::newest(&run.checkpoints())? } else { None };
         let (state, sampler) = if let Some(folder) = &newest {
             let (state, saved) = TrainState::resume(&parts, &config, folder)?;
-            if saved.cache != cache.fingerprint() {
+            if saved.cache != digest(&cache)? {
                 let what = format!("run `{}` was started on another cache than `{}`", request.out.display(), request.cache.display());
-                return Err(Error::mismatch(what, saved.cache, cache.fingerprint()));
+                return Err(Error::mismatch(what, &saved.cache, digest(&cache)?));
             }
             run.log(&format!("continues from {}", folder.display()))?;
             (state, saved.sampler)
@@ -171,10 +170,10 @@ impl<'a> Trainer<'a> {
         self.request.progress.begin("train", self.schedule.steps * self.config.data.batch_rows as u64, "tokens");
         while self.state.step < self.schedule.steps {
             let loaded = loader.next()?;
-            let metrics = self.step(&to_device(loaded.batch, &self.config), &mut interval)?;
+            let metrics = self.step(&to_device(&loaded.batch, &self.config), &mut interval)?;
             self.sampler = loaded.state;
             let save = self.is_checkpoint();
-            if save || self.state.step % self.config.metrics.every_steps == 0 || self.state.step == self.schedule.steps {
+            if save || self.state.step.is_multiple_of(self.config.metrics.every_steps) || self.state.step == self.schedule.steps {
                 let mut record = interval.finish(self.state.step, metrics, &self.state.dead(self.config.metrics.dead_rows));
                 let rows = (self.state.step - since_record.1) * self.config.data.batch_rows as u64;
                 record.push(names::TOKENS_PER_SECOND, rows as f64 / since_record.0.elapsed().as_secs_f64().max(1e-9));
@@ -192,9 +191,8 @@ impl<'a> Trainer<'a> {
     }
 
     fn loader(&self) -> Result<Loader> {
-        let data = &self.config.data;
-        let loader = Loader::start(Arc::clone(&self.cache), self.sampler, data.batch_rows, data.window_chunks, self.normalisation.clone())?;
-        Ok(loader.with_share(self.parts.strategy.mesh().data))
+        let options = loader_options(&self.config, &self.normalisation).with_share(self.parts.strategy.mesh().data);
+        Loader::start(Arc::clone(&self.cache), self.sampler, &options)
     }
 
     /// One optimiser step.
@@ -222,12 +220,12 @@ impl<'a> Trainer<'a> {
 
     fn is_checkpoint(&self) -> bool {
         let every = self.config.checkpoint.every_steps.unwrap_or_else(|| self.schedule.steps.div_ceil(10));
-        self.state.step % every == 0 && self.state.step < self.schedule.steps
+        self.state.step.is_multiple_of(every) && self.state.step < self.schedule.steps
     }
 
     fn checkpoint(&mut self) -> Result<()> {
         self.sinks.sync()?;
-        let state = SavedState { format: checkpoint::FORMAT, step: self.state.step, sampler: self.sampler, cache: self.cache.fingerprint() };
+        let state = SavedState { format: checkpoint::FORMAT, step: self.state.step, sampler: self.sampler, cache: digest(&self.cache)? };
         let export = |folder: &Path| self.export(folder);
         checkpoint::write(&self.run.checkpoints(), &state, &self.state.params, self.state.adam.moments(), &self.state.silent_rows, export)?;
         checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)
@@ -242,18 +240,18 @@ impl<'a> Trainer<'a> {
     }
 
     fn card(&self) -> Result<Card> {
-        let origin = self.cache.manifest();
+        let origin = self.cache.identity();
         Ok(Card {
             model_kind: self.parts.transcoder.model_kind().to_owned(),
-            model_name: origin.model.name.clone(),
+            model_name: origin.model.clone(),
             feature_input_hook: origin.input_hook.to_string(),
             feature_output_hook: origin.output_hook.to_string(),
             circuitlab: Some(Provenance {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 transcoder: self.request.registry.complete::<dyn Transcoder>(&self.config.transcoder)?,
                 activation: self.request.registry.complete::<dyn SparsityActivation>(&self.config.activation)?,
-                model_family: origin.model.family.clone(),
-                model_fingerprint: origin.model.fingerprint.clone(),
+                model_family: origin.family.clone(),
+                model_fingerprint: origin.fingerprint.clone(),
                 input_scales: self.normalisation.input_scales.clone(),
                 target_scales: self.normalisation.target_scales.clone(),
                 steps: self.state.step,
@@ -286,12 +284,24 @@ impl<'a> Trainer<'a> {
 /// The first rows of the run, `[rows, layer, d_model]`: those that the encoder biases are set from. They are trained on too.
 fn first_rows(cache: &Arc<Cache>, config: &TrainConfig, normalisation: &Normalisation) -> Result<Tensor> {
     let rows = config.init.rows.min(usize::try_from(cache.rows()).unwrap_or(usize::MAX));
-    let state = SamplerState::new(config.seed);
-    let mut loader = Loader::start(Arc::clone(cache), state, rows, config.data.window_chunks, normalisation.clone())?;
-    Ok(to_device(loader.next()?.batch, config).inputs)
+    let state = SamplerState { seed: config.seed, drawn_rows: 0 };
+    let options = LoaderOptions { batch_rows: rows, ..loader_options(config, normalisation) };
+    let mut loader = Loader::start(Arc::clone(cache), state, &options)?;
+    Ok(to_device(&loader.next()?.batch, config).inputs)
 }
 
-fn to_device(batch: Batch, config: &TrainConfig) -> Batch {
+fn loader_options(config: &TrainConfig, normalisation: &Normalisation) -> LoaderOptions {
+    let DataConfig { batch_rows, window_chunks } = config.data;
+    LoaderOptions { batch_rows, window_chunks, normalisation: normalisation.clone(), share: Axis::SINGLE }
+}
+
+/// Tells a cache from others, wherever it lies.
+fn digest(cache: &Cache) -> Result<String> {
+    let identity = serde_json::to_vec(cache.identity()).map_err(|error| Error::Invalid(error.to_string()))?;
+    Ok(text::sha256(&identity))
+}
+
+fn to_device(batch: &Batch, config: &TrainConfig) -> Batch {
     let (kind, device) = placement(config);
     Batch { inputs: batch.inputs.to_device(device).to_kind(kind), targets: batch.targets.to_device(device).to_kind(kind) }
 }

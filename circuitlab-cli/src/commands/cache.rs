@@ -1,0 +1,93 @@
+//! `circuitlab cache`.
+
+use anyhow::{Context as _, bail};
+use circuitlab::cache::{self, CacheConfig, CacheJob, JobShare, Summary};
+
+use super::{Context, model};
+use crate::args::{CacheArgs, CacheCommand, CacheFolderArgs, CacheWriteArgs};
+use crate::output::{Table, human};
+
+pub(super) fn run(args: &CacheArgs, context: &Context) -> anyhow::Result<()> {
+    match (&args.command, &args.write) {
+        (Some(CacheCommand::Verify(folder)), _) => verify(folder, context),
+        (Some(CacheCommand::Status(folder)), _) => status(folder, context),
+        (None, Some(write)) => {
+            let summary = build(write, context)?;
+            context.print(&summary, || line(&summary, write))
+        }
+        (None, None) => bail!("expected --model, --text and --out, or `verify CACHE`, or `status CACHE`"),
+    }
+}
+
+/// Writes this job's part of a cache.
+pub(super) fn build(args: &CacheWriteArgs, context: &Context) -> anyhow::Result<Summary> {
+    let share: JobShare = args.job.parse().context("--job")?;
+    let config = config(args)?;
+    let model = model::open(&args.place, context)?;
+    let job = CacheJob {
+        registry: &context.registry,
+        model: model.as_ref(),
+        tokenizer: &args.place.model,
+        text: &args.text.paths,
+        out: &args.out,
+        config: &config,
+        share,
+        resume: args.resume,
+    };
+    Ok(cache::build(&job, &context.bars)?)
+}
+
+/// The settings: defaults, the file, `--set`, and last the flags.
+fn config(args: &CacheWriteArgs) -> anyhow::Result<CacheConfig> {
+    let context = args.context.map(|context| context.to_string());
+    let flags = [("context", &context), ("codec", &args.codec), ("range", &args.text.range)];
+    let named = flags.into_iter().filter_map(|(key, value)| value.as_ref().map(|value| format!("{key}={value}")));
+    let sets: Vec<String> = args.set.iter().cloned().chain(named).collect();
+    let presets = serde_json::to_value(CacheConfig::default())?;
+    Ok(circuitlab::config::resolve(args.config.as_deref(), &sets, presets)?)
+}
+
+fn line(summary: &Summary, args: &CacheWriteArgs) -> String {
+    let what = if summary.was_complete() { "was complete already:" } else { "holds" };
+    format!(
+        "{} {what} {} rows in {} chunks, {} ({:.1} times smaller than f32)",
+        args.out.display(),
+        human::whole(summary.rows),
+        summary.chunks,
+        human::bytes(summary.bytes),
+        summary.raw_bytes as f64 / summary.bytes.max(1) as f64
+    )
+}
+
+fn verify(args: &CacheFolderArgs, context: &Context) -> anyhow::Result<()> {
+    let damages = cache::verify(&args.cache, &context.bars)?;
+    context.print(&damages, || {
+        let lines: Vec<String> = damages.iter().map(|damage| format!("{}: {}", damage.file.display(), damage.what)).collect();
+        if lines.is_empty() { format!("{}: every chunk is whole", args.cache.display()) } else { lines.join("\n") }
+    })?;
+    if damages.is_empty() {
+        return Ok(());
+    }
+    bail!("{} of the chunks in `{}` are damaged; delete them and run the jobs again with `--resume`", damages.len(), args.cache.display())
+}
+
+fn status(args: &CacheFolderArgs, context: &Context) -> anyhow::Result<()> {
+    let status = cache::status(&args.cache)?;
+    context.print(&status, || {
+        let of = &status.identity;
+        let mut table = Table::new(["cache", &args.cache.display().to_string()]);
+        table.row(["model", &format!("{} ({}), {} layers of width {}", of.model, of.family, of.layers, of.d_model)]);
+        table.row(["hooks", &format!("{} -> {}", of.input_hook, of.output_hook)]);
+        table.row(["codec", &of.codec.to_string()]);
+        table.row(["rows", &format!("{} of {}", human::whole(status.rows), human::whole(of.rows))]);
+        table.row(["on disk", &human::bytes(status.bytes)]);
+        for part in &status.parts {
+            table.row([format!("job {}/{}", part.job, of.jobs), format!("{} of {} chunks", part.chunks, part.planned_chunks)]);
+        }
+        for job in &status.missing_jobs {
+            table.row([format!("job {job}/{}", of.jobs), "not begun".to_owned()]);
+        }
+        table.row(["complete", if status.complete { "yes" } else { "no" }]);
+        table.to_string()
+    })
+}
