@@ -32,13 +32,13 @@ impl Transformer {
         let shards = Shards::open(&source.path)?;
         let (device, kind) = (source.device.0, Kind::from(source.dtype));
         let mut loader = Loader { family, description: &description, shards: &shards, device, kind, parameters: 0 };
-        loader.check_for_more()?;
         let embedding = loader.module(Site::Embedding)?.weight;
         let positions = if Site::Positions.exists(&description) { Some(loader.module(Site::Positions)?.weight) } else { None };
         let blocks = (0..description.layers).map(|layer| block(&mut loader, layer)).collect::<Result<Vec<_>>>()?;
         let final_norm = norm(&mut loader, Site::FinalNorm)?;
         let unembedding =
             if description.tied { Linear { weight: embedding.shallow_clone(), bias: None } } else { loader.module(Site::Unembedding)? };
+        loader.check_for_more()?;
         let info = info(&source.path, &config, &description, fingerprint(&description, &shards)?, loader.parameters)?;
         let rotary = rotary(&description, device, kind);
         Ok(Self { info, embedding, positions, rotary, blocks, final_norm, unembedding })

@@ -42,8 +42,6 @@ pub(super) struct Loader<'a> {
 impl Loader<'_> {
     /// A module's weight, `[out, in]` for linear maps, and its bias where the description has one.
     pub(super) fn module(&mut self, site: Site) -> Result<Linear> {
-        let place =
-            (self.family.place)(site).ok_or_else(|| Error::Invalid(format!("family `{}` has no place for {site:?}", self.family.name)))?;
         let shape = site.weight_shape(self.description);
         let weight = self.read(site, "weight", &shape)?;
         let bias = if site.has_bias(self.description) { Some(self.read(site, "bias", &shape[..1])?) } else { None };

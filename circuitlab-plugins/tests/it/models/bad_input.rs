@@ -89,6 +89,7 @@ fn options_that_are_not_supported_are_named() {
     assert_says(&llama(json!({"num_key_value_heads": 3})), &["3 key and value heads do not divide 4"]);
     assert_says(&llama(json!({"head_dim": 13})), &["13 rotary dimensions"]);
     assert_says(&llama(json!({"num_attention_heads": 0})), &["heads is 0"]);
+    assert_says(&llama(json!({"num_hidden_layers": 1 << 28})), &["it has no tensor `model.layers.3.self_attn.q_proj.weight`"]);
     assert_says(&llama(json!({"hidden_size": u64::MAX})), &["d_model is"]);
     assert_says(&llama(json!({"hidden_size": "wide"})), &["config.json", "hidden_size"]);
     assert_says(&llama(json!({"hidden_size": null})), &["config.json", "hidden_size"]);

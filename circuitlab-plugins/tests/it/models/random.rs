@@ -7,6 +7,7 @@ use circuitlab_core::hooks::NoHooks;
 use circuitlab_core::random::Stream;
 use circuitlab_core::testing::model::conforms;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use serde_json::json;
 use tch::{Kind, Tensor};
 
@@ -15,6 +16,7 @@ use super::reference::{Model, Stretch};
 
 /// What a case draws; the rest follows.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "these are the switches of the configs")]
 struct Plan {
     model: Model,
     d_model: usize,
@@ -120,9 +122,9 @@ impl Plan {
             maker.table("unembed", unembed, vocabulary, d_model);
         }
         if self.model.gpt2 {
-            self.gpt2(&mut maker)
+            self.gpt2(&mut maker);
         } else {
-            self.llama(&mut maker)
+            self.llama(&mut maker);
         }
         self.model.weights = maker.reference;
         maker.file
@@ -215,7 +217,7 @@ impl Plan {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
     #[test]
     fn random_architectures_match_the_second_implementation(mut plan in plans(), ids in prop::collection::vec(0..11_usize, 1..=12)) {
@@ -235,7 +237,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
     #[test]
     fn random_architectures_conform(mut plan in plans().prop_filter("a change can be seen", |plan| plan.d_model > 3 && plan.d_mlp > 3)) {
