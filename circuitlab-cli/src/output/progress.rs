@@ -12,6 +12,9 @@ use super::human;
 /// Without a terminal, lines come no more often than this.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
+/// News that come so soon tell of work that an earlier process did.
+const AT_ONCE: Duration = Duration::from_millis(20);
+
 /// Shows one piece of work after the other on stderr.
 #[derive(Debug)]
 pub struct Bars {
@@ -72,22 +75,8 @@ impl Progress for Bars {
 
     fn at(&self, done: u64, note: &str) {
         self.with_task(|current| {
-            let Some(task) = current else { return };
-            task.done = done;
-            task.before.get_or_insert(if task.started.elapsed() < Duration::from_millis(50) { done } else { 0 });
-            if task.note != note {
-                note.clone_into(&mut task.note);
-                if let Some(bar) = &task.bar {
-                    bar.set_message(task.note.clone());
-                }
-            }
-            match &task.bar {
-                Some(bar) => bar.set_position(done),
-                None if task.told.elapsed() >= LINE_EVERY => {
-                    task.told = Instant::now();
-                    say(&task.line());
-                }
-                None => {}
+            if let Some(task) = current {
+                task.at(done, note);
             }
         });
     }
@@ -115,9 +104,32 @@ impl Drop for Bars {
 }
 
 impl Task {
+    fn at(&mut self, done: u64, note: &str) {
+        self.done = done;
+        if self.note != note {
+            note.clone_into(&mut self.note);
+            if let Some(bar) = &self.bar {
+                bar.set_message(self.note.clone());
+            }
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        } else if self.told.elapsed() >= LINE_EVERY {
+            self.told = Instant::now();
+            say(&self.line());
+        }
+        if self.before.is_none() {
+            self.before = Some(if self.started.elapsed() < AT_ONCE { done } else { 0 });
+            if let Some(bar) = self.bar.as_ref().filter(|_| self.before != Some(0)) {
+                bar.reset_eta();
+            }
+        }
+    }
+
     /// Units per second since the work began.
     fn rate(&self) -> f64 {
-        let done = self.done.saturating_sub(self.before.unwrap_or(0));
+        let before = self.before.filter(|before| *before < self.done).unwrap_or(0);
+        let done = self.done - before;
         done as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
     }
 
@@ -216,7 +228,7 @@ mod tests {
         bars.begin("train", 4000, "tokens");
         bars.at(1000, "loss 3.5");
         if let Some(bar) = bars.task.lock().expect("not poisoned").as_ref().and_then(|task| task.bar.clone()) {
-            bar.tick();
+            bar.force_draw();
         }
         let text = screen.contents();
         assert!(text.starts_with("train [======>") && text.contains("25%  1000 of 4000 tokens"), "{text}");
