@@ -45,6 +45,7 @@ pub enum Error {
 
 impl Error {
     /// Two things that do not belong together.
+    #[allow(clippy::needless_pass_by_value, reason = "callers have numbers and fresh strings")]
     pub fn mismatch(what: impl Into<String>, expected: impl ToString, got: impl ToString) -> Self {
         Self::Mismatch { what: what.into(), expected: expected.to_string(), got: got.to_string() }
     }

@@ -1,1 +1,31 @@
-//! Stub.
+//! Activation caches: MLP inputs and outputs of every layer for the tokens of a text, on disk.
+//!
+//! A cache is a folder of parts, one for each job that wrote it; a part is a `manifest.json` and chunks. [`build`] writes
+//! a part and goes on with one that was broken off, [`Cache`] reads all parts as one, [`Sampler`] says in which order rows
+//! are trained on, and [`Loader`] reads them in that order ahead of the trainer.
+
+mod build;
+mod chunk;
+mod config;
+mod gather;
+mod identity;
+mod loader;
+mod manifest;
+mod open;
+mod plan;
+mod sampler;
+mod statistics;
+mod verify;
+mod window;
+
+pub use build::{Summary, build};
+pub use chunk::{ChunkReader, RowIndex, Side};
+pub use config::{CacheConfig, JobShare};
+pub use identity::Identity;
+pub use loader::{LoadedBatch, Loader, LoaderOptions};
+pub use manifest::{ChunkEntry, Manifest};
+pub use open::{Cache, Normalisation};
+pub use plan::{CacheJob, Plan};
+pub use sampler::{RowPlace, Sampler, SamplerState, Window};
+pub use statistics::Statistics;
+pub use verify::{CacheStatus, Damage, PartStatus, status, verify};

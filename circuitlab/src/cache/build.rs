@@ -1,0 +1,184 @@
+//! Writes a part of a cache, and goes on with one that was broken off.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::chunk;
+use super::gather;
+use super::manifest::{self, ChunkEntry, Manifest, chunk_file};
+use super::plan::{CacheJob, Plan};
+use super::statistics::Statistics;
+use crate::progress::Progress;
+use crate::{Error, Result};
+
+/// What a job did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Chunks of this part.
+    pub chunks: usize,
+    /// Chunks that this job wrote; the others were there.
+    pub written_chunks: usize,
+    /// Rows of this part.
+    pub rows: u64,
+    /// Bytes of its chunks.
+    pub bytes: u64,
+    /// What its rows would take as 32-bit floats.
+    pub raw_bytes: u64,
+}
+
+impl Summary {
+    /// Whether the part was whole before.
+    pub fn was_complete(&self) -> bool {
+        self.written_chunks == 0
+    }
+}
+
+/// Builds one job's part of a cache.
+///
+/// Every chunk depends on the settings, the text, the model and its own number only, so a job that was broken off and goes
+/// on with `resume` writes the very bytes that it would have written in one go.
+///
+/// # Errors
+/// A place that is taken, a part that was begun with another model, text or settings, whatever [`Plan::new`] refuses, values
+/// that are not finite, and what the file system returns. The part can be gone on with after each of them.
+pub fn build(job: &CacheJob<'_>, progress: &dyn Progress) -> Result<Summary> {
+    let folder = job.out.join(job.share.folder());
+    if !job.resume {
+        refuse_taken(job.out, &folder)?;
+    }
+    let plan = Plan::new(job, progress)?;
+    let mut part = Part::open(folder, job, &plan)?;
+    let missing = part.missing_chunks();
+    let planned_rows = plan.rows();
+    progress.begin("caching activations", planned_rows, "tokens");
+    let mut done_rows = part.rows_but(&missing);
+    progress.at(done_rows, "");
+    for chunk in &missing {
+        done_rows += part.add(&plan, job, *chunk)?;
+        progress.at(done_rows, &format!("chunk {} of {}", chunk + 1, plan.chunks()));
+    }
+    progress.end();
+    let Manifest { chunks, rows, .. } = &part.manifest;
+    let (chunks, rows, bytes) = (chunks.len(), *rows, part.manifest.bytes());
+    Ok(Summary { chunks, written_chunks: missing.len(), rows, bytes, raw_bytes: plan.raw_bytes() })
+}
+
+/// A fresh job wants a place that is free, or one where other jobs of the same cache are at work.
+fn refuse_taken(out: &Path, part: &Path) -> Result<()> {
+    let hint = || "go on with it by `--resume`, or choose another folder".to_owned();
+    if part.exists() {
+        return Err(Error::Exists { path: part.to_path_buf(), hint: hint() });
+    }
+    let empty = |folder: &Path| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
+    if out.exists() && !empty(out) && manifest::parts(out).is_err() {
+        return Err(Error::Exists { path: out.to_path_buf(), hint: "it is no cache; choose another folder".to_owned() });
+    }
+    Ok(())
+}
+
+/// A part that is being written.
+struct Part {
+    folder: PathBuf,
+    manifest: Manifest,
+    /// Held until the job ends, so that no second job writes the same part.
+    _lock: File,
+}
+
+impl Part {
+    fn open(folder: PathBuf, job: &CacheJob<'_>, plan: &Plan) -> Result<Self> {
+        agree_with_others(job.out, &folder, plan)?;
+        fs::create_dir_all(&folder).map_err(circuitlab_core::Error::io("create", &folder))?;
+        let lock = lock(&folder)?;
+        remove_leftovers(&folder)?;
+        let manifest = if Manifest::is_in(&folder) {
+            let there = Manifest::read(&folder)?;
+            plan.identity().agree(&format!("cache `{}` was begun differently", folder.display()), &there.identity)?;
+            there
+        } else {
+            let fresh = Manifest::new(plan.identity().clone(), job.share, plan.chunks());
+            fresh.write(&folder)?;
+            fresh
+        };
+        Ok(Self { folder, manifest, _lock: lock })
+    }
+
+    /// Chunks that are not in the manifest, and those whose files are gone or cut.
+    fn missing_chunks(&self) -> Vec<usize> {
+        let there = |entry: &ChunkEntry| fs::metadata(self.folder.join(&entry.file)).is_ok_and(|file| file.len() == entry.bytes);
+        (0..self.manifest.planned_chunks).filter(|chunk| !self.manifest.chunks.get(*chunk).is_some_and(there)).collect()
+    }
+
+    fn rows_but(&self, missing: &[usize]) -> u64 {
+        self.manifest
+            .chunks
+            .iter()
+            .enumerate()
+            .filter(|(chunk, _)| missing.binary_search(chunk).is_err())
+            .map(|(_, entry)| entry.rows)
+            .sum()
+    }
+
+    /// Writes one chunk, and the manifest after it. Gives the chunk's rows.
+    fn add(&mut self, plan: &Plan, job: &CacheJob<'_>, chunk: usize) -> Result<u64> {
+        let rows = gather::collect(plan, job.model, chunk)?;
+        let (blocks, statistics): (Vec<Vec<u8>>, Vec<Statistics>) = rows.encode(plan)?.into_iter().unzip();
+        let entry = chunk::write(&self.folder, chunk_file(chunk), rows.shape, &blocks, &rows.index)?;
+        let count = entry.rows;
+        if let Some(there) = self.manifest.chunks.get_mut(chunk) {
+            // Its rows are in the statistics already.
+            *there = entry;
+        } else {
+            self.manifest.chunks.push(entry);
+            self.manifest.rows += count;
+            let sides = self.manifest.inputs.iter_mut().zip(&mut self.manifest.targets);
+            for ((input, target), new) in sides.zip(statistics.chunks_exact(2)) {
+                input.merge(&new[0]);
+                target.merge(&new[1]);
+            }
+        }
+        self.manifest.write(&self.folder)?;
+        Ok(count)
+    }
+}
+
+/// Compares with the parts that other jobs have begun.
+fn agree_with_others(out: &Path, own: &Path, plan: &Plan) -> Result<()> {
+    let parts = manifest::parts(out).unwrap_or_default();
+    for (share, folder) in parts.iter().filter(|(_, folder)| folder != own) {
+        if share.jobs() != plan.share().jobs() {
+            let what = format!("cache `{}` was begun by another number of jobs", out.display());
+            return Err(Error::mismatch(what, share.jobs(), plan.share().jobs()));
+        }
+        if Manifest::is_in(folder) {
+            let what = format!("another job began `{}` differently", folder.display());
+            plan.identity().agree(&what, &Manifest::read(folder)?.identity)?;
+        }
+    }
+    Ok(())
+}
+
+/// Locks the folder itself, so that no file is left over.
+fn lock(folder: &Path) -> Result<File> {
+    let file = File::open(folder).map_err(circuitlab_core::Error::io("read", folder))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let hint = "another process is writing this part; wait for it, or give each job its own number".to_owned();
+            Err(Error::Exists { path: folder.to_path_buf(), hint })
+        }
+        // Some network file systems have no locks; the lock only guards against a mistake.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+/// Removes what a killed job had not yet renamed.
+fn remove_leftovers(folder: &Path) -> Result<()> {
+    let entries = fs::read_dir(folder).map_err(circuitlab_core::Error::io("read", folder))?;
+    for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
+        if path.extension().is_some_and(|extension| extension == "part") {
+            fs::remove_file(&path).map_err(circuitlab_core::Error::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! Reads batches ahead of the trainer.
+//!
+//! One thread decodes windows, a second one puts batches together. The first hands a window over only when the second asks
+//! for it, so that no more than two windows are in memory; of batches, two wait.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use circuitlab_core::error::catch_panic;
+use circuitlab_core::{Axis, Batch};
+use tch::Tensor;
+
+use super::open::{Cache, Normalisation};
+use super::sampler::{Sampler, SamplerState};
+use super::window::{DecodedWindow, Scales};
+use crate::{Error, Result};
+
+/// Batches that wait for the trainer.
+const READY_BATCHES: usize = 2;
+
+/// How batches are made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoaderOptions {
+    /// Rows of a batch, over all ranks.
+    pub batch_rows: usize,
+    /// Chunks that are shuffled together. Default of the engine: 8.
+    pub window_chunks: usize,
+    /// What rows are multiplied by.
+    pub normalisation: Normalisation,
+    /// Which ranks share a batch; each gets its contiguous share of the rows.
+    pub share: Axis,
+}
+
+impl LoaderOptions {
+    /// Batches of so many rows for one rank, in normalised units, over windows of 8 chunks.
+    pub fn new(cache: &Cache, batch_rows: usize) -> Self {
+        Self { batch_rows, window_chunks: 8, normalisation: cache.normalisation(), share: Axis::SINGLE }
+    }
+
+    /// The same for one rank of several.
+    #[must_use]
+    pub fn with_share(self, share: Axis) -> Self {
+        Self { share, ..self }
+    }
+}
+
+/// A batch, and where the sequence of rows stands after it.
+#[derive(Debug)]
+pub struct LoadedBatch {
+    /// This rank's rows: `[rows, layer, d_model]`, 32-bit floats on the CPU.
+    pub batch: Batch,
+    /// What a checkpoint after this batch keeps.
+    pub state: SamplerState,
+}
+
+/// Batches without end, read ahead by threads of its own, which end when it is dropped.
+#[derive(Debug)]
+pub struct Loader {
+    ready: Option<Receiver<Result<LoadedBatch>>>,
+    stopped: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Loader {
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// Batches without rows for some rank, factors of another number of layers, and a cache without rows.
+    pub fn start(cache: Arc<Cache>, state: SamplerState, options: &LoaderOptions) -> Result<Self> {
+        let LoaderOptions { batch_rows, window_chunks, normalisation, share } = options;
+        let layers = cache.identity().layers;
+        if (normalisation.input_scales.len(), normalisation.target_scales.len()) != (layers, layers) {
+            return Err(Error::Invalid(format!("the normalisation is not of the cache's {layers} layers")));
+        }
+        if *batch_rows < share.size.max(1) || share.rank >= share.size {
+            return Err(Error::Invalid(format!("a batch of {batch_rows} rows has none for rank {} of {}", share.rank, share.size)));
+        }
+        let sampler = Sampler::new(cache.chunk_rows(), *window_chunks)?;
+        let rows = share.share(*batch_rows);
+        let stopped = Arc::new(AtomicBool::new(false));
+        let (window_sender, windows) = sync_channel(0);
+        let (batch_sender, ready) = sync_channel(READY_BATCHES);
+        let width = cache.identity().d_model;
+        let assembler = Assembler {
+            place: Some(state.drawn_rows % sampler.rows()),
+            current: None,
+            state,
+            batch_rows: *batch_rows as u64,
+            share: rows.start as u64..rows.end as u64,
+            scales: Scales::new(normalisation),
+            layers,
+            width,
+        };
+        let flag = Arc::clone(&stopped);
+        let decode = thread::Builder::new().name("cache-decode".to_owned()).spawn(move || {
+            let done = catch_panic("cache loader", || decode_windows(&cache, &sampler, state, &flag, &window_sender));
+            done.unwrap_or_else(|error| drop(window_sender.send(Err(error))));
+        });
+        let assemble = thread::Builder::new().name("cache-batch".to_owned()).spawn(move || {
+            let done = catch_panic("cache loader", || assembler.run(&windows, &batch_sender));
+            done.unwrap_or_else(|error| drop(batch_sender.send(Err(error))));
+        });
+        let mut loader = Self { ready: Some(ready), stopped, threads: Vec::new() };
+        for thread in [decode, assemble] {
+            loader.threads.push(thread.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?);
+        }
+        Ok(loader)
+    }
+
+    /// The next batch; waits for it.
+    ///
+    /// # Errors
+    /// Damaged chunks. After an error there are no further batches.
+    #[allow(clippy::should_implement_trait, reason = "it never ends, and an error ends it")]
+    pub fn next(&mut self) -> Result<LoadedBatch> {
+        let next = self.ready.as_ref().and_then(|ready| ready.recv().ok());
+        next.unwrap_or_else(|| Err(Error::Invalid("the cache loader has stopped after an error".to_owned())))
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        // Without a receiver the threads' next send fails, and they end.
+        self.ready = None;
+        for thread in self.threads.drain(..) {
+            // Panics were turned into errors inside.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Sends windows until nobody takes them.
+fn decode_windows(
+    cache: &Cache,
+    sampler: &Sampler,
+    state: SamplerState,
+    stopped: &AtomicBool,
+    windows: &SyncSender<Result<DecodedWindow>>,
+) -> Result<()> {
+    for window in sampler.windows_from(state) {
+        let order = sampler.order(state.seed, &window);
+        let Some(decoded) = DecodedWindow::read(cache, window, order, || stopped.load(Ordering::Relaxed))? else {
+            break;
+        };
+        if windows.send(Ok(decoded)).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Puts batches together.
+struct Assembler {
+    state: SamplerState,
+    /// The place of the first row in its epoch; afterwards windows are taken from their begin.
+    place: Option<u64>,
+    /// The window that is being drawn from, and the place of its next row.
+    current: Option<(DecodedWindow, u64)>,
+    batch_rows: u64,
+    /// This rank's rows of a batch.
+    share: Range<u64>,
+    scales: Scales,
+    layers: usize,
+    width: usize,
+}
+
+impl Assembler {
+    fn run(mut self, windows: &Receiver<Result<DecodedWindow>>, batches: &SyncSender<Result<LoadedBatch>>) -> Result<()> {
+        let row_length = self.layers * self.width;
+        let length = (self.share.end - self.share.start) as usize * row_length;
+        loop {
+            let (mut inputs, mut targets) = (vec![0.0; length], vec![0.0; length]);
+            let mut filled = 0;
+            while filled < self.batch_rows {
+                let Some((window, at)) = self.current.take() else {
+                    let Ok(window) = windows.recv() else { return Ok(()) };
+                    let window = window?;
+                    let at = self.place.take().map_or(0, |place| place.saturating_sub(window.window.first_row));
+                    self.current = Some((window, at));
+                    continue;
+                };
+                let taken = (window.window.rows - at).min(self.batch_rows - filled);
+                // The rows of this stretch of the batch that are this rank's.
+                let begin = self.share.start.clamp(filled, filled + taken);
+                let end = self.share.end.clamp(filled, filled + taken);
+                if begin < end {
+                    let rows = (begin - self.share.start) as usize * row_length..(end - self.share.start) as usize * row_length;
+                    window.gather(at + begin - filled..at + end - filled, &self.scales, &mut inputs[rows.clone()], &mut targets[rows]);
+                }
+                filled += taken;
+                self.current = (at + taken < window.window.rows).then_some((window, at + taken));
+            }
+            self.state.drawn_rows += self.batch_rows;
+            if batches.send(self.finish(&inputs, &targets)).is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn finish(&self, inputs: &[f32], targets: &[f32]) -> Result<LoadedBatch> {
+        let shape = [(self.share.end - self.share.start) as i64, self.layers as i64, self.width as i64];
+        let tensor = |values| Ok::<_, Error>(Tensor::from_slice(values).f_view(shape)?);
+        Ok(LoadedBatch { batch: Batch { inputs: tensor(inputs)?, targets: tensor(targets)? }, state: self.state })
+    }
+}

@@ -1,0 +1,159 @@
+//! `manifest.json` of a part.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use circuitlab_core::files::write_atomic;
+use serde::{Deserialize, Serialize};
+
+use super::config::JobShare;
+use super::identity::Identity;
+use super::statistics::Statistics;
+use crate::{Error, Result};
+
+/// The version of the cache's files.
+pub(super) const SCHEMA: u32 = 1;
+const FILE: &str = "manifest.json";
+
+/// What a part's folder holds. It is replaced after every chunk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The version of the format.
+    pub schema: u32,
+    /// What all parts share.
+    pub identity: Identity,
+    /// The number of the job that writes this part, from 1.
+    pub job: usize,
+    /// How many chunks the part has when it is whole.
+    pub planned_chunks: usize,
+    /// Rows of the chunks below.
+    pub rows: u64,
+    /// The chunks that are there, in order.
+    pub chunks: Vec<ChunkEntry>,
+    /// Statistics of the inputs of each layer, over the chunks above: `[layer]`.
+    pub inputs: Vec<Statistics>,
+    /// Statistics of the outputs of each layer: `[layer]`.
+    pub targets: Vec<Statistics>,
+}
+
+/// One chunk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChunkEntry {
+    /// Its file in the part's folder.
+    pub file: String,
+    /// Its rows.
+    pub rows: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// The SHA-256 of the file.
+    pub sha256: String,
+}
+
+impl Manifest {
+    /// A part without chunks.
+    pub(super) fn new(identity: Identity, share: JobShare, planned_chunks: usize) -> Self {
+        let none = vec![Statistics::default(); identity.layers];
+        let (inputs, targets) = (none.clone(), none);
+        Self { schema: SCHEMA, identity, job: share.job(), planned_chunks, rows: 0, chunks: Vec::new(), inputs, targets }
+    }
+
+    /// Whether a folder holds one.
+    pub(super) fn is_in(part: &Path) -> bool {
+        part.join(FILE).exists()
+    }
+
+    /// Reads a part's manifest and checks that it is whole in itself.
+    ///
+    /// # Errors
+    /// A file that is missing, of another version, or damaged.
+    pub fn read(part: &Path) -> Result<Self> {
+        let path = part.join(FILE);
+        let wrong = |message: String| Error::from(circuitlab_core::Error::format(&path, message));
+        let text = fs::read_to_string(&path).map_err(circuitlab_core::Error::io("read", &path))?;
+        let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| wrong(format!("not valid JSON: {error}")))?;
+        let schema = value.get("schema").and_then(serde_json::Value::as_u64);
+        if schema != Some(u64::from(SCHEMA)) {
+            let got = schema.map_or_else(|| "none".to_owned(), |schema| schema.to_string());
+            return Err(wrong(format!("expected the cache format version {SCHEMA}, got {got}")));
+        }
+        let manifest: Self = circuitlab_core::config::read(&format!("`{}`", path.display()), value)?;
+        manifest.inconsistency().map_or(Ok(manifest), |message| Err(wrong(message)))
+    }
+
+    /// Puts it in its place, in one step.
+    ///
+    /// # Errors
+    /// What the file system returns.
+    pub(super) fn write(&self, part: &Path) -> Result<()> {
+        let text = serde_json::to_vec(self).map_err(|error| Error::Invalid(format!("the manifest is no JSON: {error}")))?;
+        Ok(write_atomic(&part.join(FILE), |out| {
+            out.write_all(&text)?;
+            out.write_all(b"\n")
+        })?)
+    }
+
+    /// Whether all planned chunks are there.
+    pub fn is_complete(&self) -> bool {
+        self.chunks.len() == self.planned_chunks
+    }
+
+    /// Bytes of its chunks.
+    pub fn bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk.bytes).sum()
+    }
+
+    fn inconsistency(&self) -> Option<String> {
+        let Identity { layers, d_model, jobs, .. } = self.identity;
+        if layers == 0 || d_model == 0 {
+            return Some("a model has at least one layer and one dimension".to_owned());
+        }
+        if JobShare::new(self.job, jobs).is_err() {
+            return Some(format!("there is no job {} of {jobs}", self.job));
+        }
+        if self.chunks.len() > self.planned_chunks {
+            return Some(format!("it has {} chunks of {}", self.chunks.len(), self.planned_chunks));
+        }
+        if let Some(place) = (0..self.chunks.len()).find(|place| self.chunks[*place].file != chunk_file(*place)) {
+            return Some(format!("chunk {place} is `{}`, expected `{}`", self.chunks[place].file, chunk_file(place)));
+        }
+        let rows = self.chunks.iter().try_fold(0_u64, |sum, chunk| sum.checked_add(chunk.rows));
+        if rows != Some(self.rows) {
+            return Some(format!("its chunks do not add up to its {} rows", self.rows));
+        }
+        let fits = |statistics: &[Statistics]| {
+            let whole = |layer: &Statistics| layer.rows == self.rows && layer.mean.len() == if self.rows == 0 { 0 } else { d_model };
+            statistics.len() == layers && statistics.iter().all(whole)
+        };
+        (!fits(&self.inputs) || !fits(&self.targets))
+            .then(|| format!("its statistics are not those of {layers} layers of {} rows", self.rows))
+    }
+}
+
+/// The name of a chunk's file.
+pub(super) fn chunk_file(index: usize) -> String {
+    format!("chunk-{index:06}.clab")
+}
+
+/// The part folders of a cache, in order.
+///
+/// # Errors
+/// A folder that is not there, holds no part, or holds parts of different numbers of jobs.
+pub(super) fn parts(folder: &Path) -> Result<Vec<(JobShare, PathBuf)>> {
+    let entries = fs::read_dir(folder).map_err(circuitlab_core::Error::io("read", folder))?;
+    let mut parts = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(circuitlab_core::Error::io("read", folder))?;
+        parts.extend(entry.file_name().to_str().and_then(JobShare::of_folder).map(|share| (share, entry.path())));
+    }
+    parts.sort_by_key(|(share, _)| (share.jobs(), share.job()));
+    let wrong = |message: String| Err(circuitlab_core::Error::format(folder, message).into());
+    match (parts.first(), parts.last()) {
+        (Some((first, _)), Some((last, _))) if first.jobs() != last.jobs() => {
+            wrong(format!("it holds `{}` and `{}`, which are parts of different caches", first.folder(), last.folder()))
+        }
+        (Some(_), _) => Ok(parts),
+        _ => wrong("it is no cache: expected folders such as `part-001-of-001`".to_owned()),
+    }
+}

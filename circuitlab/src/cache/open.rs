@@ -1,0 +1,149 @@
+//! All parts of a cache as one.
+
+use std::path::{Path, PathBuf};
+
+use circuitlab_core::{CodecChain, Registry};
+use serde::{Deserialize, Serialize};
+
+use super::chunk::ChunkReader;
+use super::identity::Identity;
+use super::manifest::{self, ChunkEntry, Manifest};
+use super::statistics::Statistics;
+use crate::{Error, Result};
+
+/// A whole cache, open for reading.
+#[derive(Debug)]
+pub struct Cache {
+    folder: PathBuf,
+    identity: Identity,
+    codec: CodecChain,
+    chunks: Vec<(PathBuf, ChunkEntry)>,
+    rows: u64,
+    inputs: Vec<Statistics>,
+    targets: Vec<Statistics>,
+}
+
+/// What raw rows of each layer are multiplied by, so that their mean L2 norm is `sqrt(d_model)`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Normalisation {
+    /// Of inputs: `[layer]`.
+    pub input_scales: Vec<f64>,
+    /// Of outputs: `[layer]`.
+    pub target_scales: Vec<f64>,
+}
+
+impl Normalisation {
+    /// Leaves rows as they are.
+    pub fn none(layers: usize) -> Self {
+        Self { input_scales: vec![1.0; layers], target_scales: vec![1.0; layers] }
+    }
+}
+
+impl Cache {
+    /// Opens a cache and joins its parts; no chunk is read.
+    ///
+    /// # Errors
+    /// A folder that is no cache, parts that are missing, unfinished or of different caches, and an unknown codec.
+    pub fn open(folder: &Path, registry: &Registry) -> Result<Self> {
+        let parts = manifest::parts(folder)?;
+        let jobs = parts.first().map_or(0, |(share, _)| share.jobs());
+        let missing: Vec<String> =
+            (1..=jobs).filter(|job| parts.iter().all(|(share, _)| share.job() != *job)).map(|job| format!("`{job}/{jobs}`")).collect();
+        if !missing.is_empty() {
+            let message = format!("{} of {jobs} parts are missing; run the jobs {}", missing.len(), missing.join(", "));
+            return Err(circuitlab_core::Error::format(folder, message).into());
+        }
+        let manifests = parts.iter().map(|(_, part)| Manifest::read(part)).collect::<Result<Vec<_>>>()?;
+        for ((share, part), manifest) in parts.iter().zip(&manifests) {
+            if (manifest.job, manifest.identity.jobs) != (share.job(), share.jobs()) {
+                let message = format!("it is part {} of {}, not what its name says", manifest.job, manifest.identity.jobs);
+                return Err(circuitlab_core::Error::format(part, message).into());
+            }
+            if !manifest.is_complete() {
+                let (done, planned) = (manifest.chunks.len(), manifest.planned_chunks);
+                let message = format!("{done} of {planned} chunks are written; run the job {share} again with `--resume`");
+                return Err(circuitlab_core::Error::format(part, message).into());
+            }
+            manifest
+                .identity
+                .agree(&format!("part `{}` is of another cache than `{}`", part.display(), parts[0].1.display()), &manifests[0].identity)?;
+        }
+        Self::join(folder, registry, &parts.into_iter().map(|(_, part)| part).collect::<Vec<_>>(), manifests)
+    }
+
+    fn join(folder: &Path, registry: &Registry, parts: &[PathBuf], manifests: Vec<Manifest>) -> Result<Self> {
+        let Some(identity) = manifests.first().map(|manifest| manifest.identity.clone()) else {
+            return Err(Error::Invalid(format!("cache `{}` has no parts", folder.display())));
+        };
+        let codec = CodecChain::build(registry, &identity.codec)?;
+        let none = vec![Statistics::default(); identity.layers];
+        let mut cache =
+            Self { folder: folder.to_path_buf(), codec, chunks: Vec::new(), rows: 0, inputs: none.clone(), targets: none, identity };
+        for (part, manifest) in parts.iter().zip(manifests) {
+            cache.rows += manifest.rows;
+            cache.inputs.iter_mut().zip(&manifest.inputs).for_each(|(all, new)| all.merge(new));
+            cache.targets.iter_mut().zip(&manifest.targets).for_each(|(all, new)| all.merge(new));
+            cache.chunks.extend(manifest.chunks.into_iter().map(|entry| (part.join(&entry.file), entry)));
+        }
+        if cache.rows == cache.identity.rows {
+            return Ok(cache);
+        }
+        let message = format!("its parts have {} rows together, expected {}", cache.rows, cache.identity.rows);
+        Err(circuitlab_core::Error::format(folder, message).into())
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What it holds and how it came about.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Rows of all chunks.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Rows of each chunk.
+    pub fn chunk_rows(&self) -> Vec<u64> {
+        self.chunks.iter().map(|(_, entry)| entry.rows).collect()
+    }
+
+    /// Rows of one chunk; none where there is no such chunk.
+    pub(super) fn chunk_rows_of(&self, chunk: usize) -> usize {
+        self.chunks.get(chunk).map_or(0, |(_, entry)| entry.rows as usize)
+    }
+
+    /// Statistics of the inputs of each layer: `[layer]`.
+    pub fn inputs(&self) -> &[Statistics] {
+        &self.inputs
+    }
+
+    /// Statistics of the outputs of each layer: `[layer]`.
+    pub fn targets(&self) -> &[Statistics] {
+        &self.targets
+    }
+
+    /// Opens a chunk, for `chunk < chunk_rows().len()`.
+    ///
+    /// # Errors
+    /// A chunk that is not there, or damaged.
+    pub fn chunk(&self, chunk: usize) -> Result<ChunkReader<'_>> {
+        let (path, entry) = self.chunks.get(chunk).ok_or_else(|| {
+            Error::Invalid(format!("cache `{}` has no chunk {chunk}, it has {}", self.folder.display(), self.chunks.len()))
+        })?;
+        ChunkReader::open(path.clone(), entry, self.identity.layers, self.identity.d_model, &self.codec)
+    }
+
+    /// The factors `sqrt(d_model) / mean norm` of each layer; 1 for a layer of zeros.
+    pub fn normalisation(&self) -> Normalisation {
+        let root = (self.identity.d_model as f64).sqrt();
+        let scales =
+            |layers: &[Statistics]| layers.iter().map(|layer| if layer.mean_norm > 0.0 { root / layer.mean_norm } else { 1.0 }).collect();
+        Normalisation { input_scales: scales(&self.inputs), target_scales: scales(&self.targets) }
+    }
+}
