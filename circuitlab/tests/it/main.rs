@@ -1,0 +1,6 @@
+//! The engine as a program meets it, over small models and texts made here.
+
+mod cache;
+mod fake;
+mod loader;
+mod text;
