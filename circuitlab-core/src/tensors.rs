@@ -62,6 +62,14 @@ impl TensorFile {
         Ok((shape(&view), view.data()))
     }
 
+    /// The name of a tensor's type as the file's header has it, such as `BF16`.
+    ///
+    /// # Errors
+    /// A tensor that is not there.
+    pub fn dtype(&self, name: &str) -> Result<String> {
+        Ok(format!("{:?}", self.view(name)?.dtype()))
+    }
+
     /// Reads a tensor into a device's memory, in the given type, or in its own where none is given.
     ///
     /// # Errors
@@ -169,6 +177,7 @@ mod tests {
         for (name, tensor) in &tensors {
             let back = file.tensor(name, None, Device::Cpu).expect("is there");
             assert_eq!((back.kind(), &back), (tensor.kind(), tensor));
+            assert_eq!(&file.dtype(name).expect("is there"), name);
         }
         assert!(file.tensor("F33", None, Device::Cpu).expect_err("no such tensor").to_string().contains("the nearest is `F32`"));
         std::fs::remove_file(path).expect("clean up");

@@ -122,3 +122,79 @@ pub fn activations(model: &dyn LanguageModel, tokens: &Tensor) -> Result<Vec<(St
     }
     Ok(named)
 }
+
+#[cfg(test)]
+mod tests {
+    use circuitlab_core::files::write_atomic;
+    use circuitlab_core::tensors::TensorFile;
+    use tch::Kind as TensorKind;
+
+    use super::*;
+
+    fn registry() -> Registry {
+        circuitlab_plugins::link();
+        Registry::linked().expect("no name twice")
+    }
+
+    fn fixture(name: &str) -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models").join(name)
+    }
+
+    fn opened(folder: &Path) -> Result<Box<dyn LanguageModel>> {
+        open(&registry(), folder, DeviceName::default(), FloatKind::F32)
+    }
+
+    #[test]
+    fn activations_are_the_recorded_ones() {
+        for name in ["llama", "gpt2"] {
+            let model = opened(&fixture(name)).expect("opens");
+            let expected = TensorFile::open(&fixture(name).join("expected.safetensors")).expect("recorded");
+            let tokens = expected.tensor("tokens", None, Device::Cpu).expect("recorded");
+            let named = activations(&*model, &tokens).expect("runs");
+            assert_eq!(named.len(), expected.names().expect("names").len());
+            for (key, got) in named {
+                let want = expected.tensor(&key, None, Device::Cpu).expect("recorded");
+                assert!((want - got).abs().max().double_value(&[]) < 1e-5, "{name}, {key}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_capture_keeps_what_was_asked_and_can_end_the_pass() {
+        let model = opened(&fixture("llama")).expect("opens");
+        let tokens = Tensor::zeros([1, 3], (TensorKind::Int64, Device::Cpu));
+        let points = [HookPoint::block(0, BlockHook::MlpIn), HookPoint::block(1, BlockHook::MlpOut)];
+        let mut capture = Capture::new(points).stopping();
+        assert!(model.forward(&tokens, &mut capture).expect("runs").is_none(), "it stops at the last place");
+        for point in points {
+            assert_eq!(capture.take(point).expect("captured").size(), [1, 3, 48]);
+        }
+        let error = capture.take(points[0]).expect_err("taken before").to_string();
+        assert!(error.contains("blocks.0.mlp.hook_in") && error.contains("taken before"), "{error}");
+        assert!(capture.take(HookPoint::Embed).expect_err("not wanted").to_string().contains("not asked for"));
+
+        let mut beyond = Capture::new([points[0], HookPoint::block(7, BlockHook::MlpIn)]).stopping();
+        assert!(model.forward(&tokens, &mut beyond).expect("runs").is_some(), "a place that is never reached stops nothing");
+        assert!(beyond.take(HookPoint::block(7, BlockHook::MlpIn)).is_err());
+    }
+
+    #[test]
+    fn folders_that_hold_no_known_model_are_named() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let says = |text: Option<&str>, words: &[&str]| {
+            if let Some(text) = text {
+                write_atomic(&folder.path().join("config.json"), |out| out.write_all(text.as_bytes())).expect("writes");
+            }
+            let error = opened(folder.path()).expect_err("no model").to_string();
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        };
+        says(None, &["cannot read", "config.json"]);
+        says(Some("{"), &["config.json", "not valid JSON"]);
+        says(Some("[]"), &["`model_type`", "gpt2, llama"]);
+        says(Some(r#"{"model_type": "bert"}"#), &["config.json`: unknown model family `bert`; known: gpt2, llama"]);
+        says(Some(r#"{"model_type": "lama"}"#), &["did you mean `llama`"]);
+        says(Some(r#"{"model_type": "llama"}"#), &["config.json", "missing field"]);
+        let error = opened(&folder.path().join("nowhere")).expect_err("no folder").to_string();
+        assert!(error.contains("nowhere") && error.contains("no such folder"), "{error}");
+    }
+}

@@ -1,4 +1,5 @@
 //! The plugins as a program meets them: through the registry, and through the suites of `circuitlab_core::testing`.
 
 mod codecs;
+mod models;
 mod text;

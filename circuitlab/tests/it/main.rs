@@ -3,4 +3,5 @@
 mod cache;
 mod fake;
 mod loader;
+mod shakespeare;
 mod text;

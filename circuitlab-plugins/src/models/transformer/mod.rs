@@ -1,0 +1,24 @@
+//! One decoder-only transformer for all model families.
+//!
+//! A family is a page: how its `config.json` becomes a [`Description`], and where its tensors lie ([`Family`]). The forward
+//! pass is written once, shows every [`HookPoint`](circuitlab_core::HookPoint) in order, and never branches on a name.
+
+mod attention;
+mod block;
+mod description;
+mod family;
+mod fingerprint;
+mod forward;
+mod mlp;
+mod norm;
+mod open;
+mod rotary;
+mod shards;
+mod sites;
+mod walk;
+mod weights;
+
+pub use description::{Activation, AttentionScale, Biases, Description, MlpForm, NormForm, NormKind, Position, RotaryForm, RotaryScaling};
+pub use family::{Family, Layout, Place};
+pub use forward::Transformer;
+pub use sites::Site;
