@@ -1,4 +1,4 @@
-//! Integration tests of the first-party plugins.
+//! The plugins as a program meets them: through the registry, and through the suites of `circuitlab_core::testing`.
 
 mod codecs;
 mod models;

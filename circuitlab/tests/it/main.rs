@@ -1,3 +1,8 @@
-//! Integration tests of the engine with the first-party plugins.
+//! The engine as a program meets it, over small models and texts made here and over recordings.
 
+mod cache;
+mod fake;
 mod golden;
+mod loader;
+mod shakespeare;
+mod text;

@@ -1,0 +1,295 @@
+//! Caches: written, broken off, gone on with, joined, damaged.
+
+use std::collections::BTreeMap;
+
+use circuitlab::Silent;
+use circuitlab::cache::{Cache, Side, Statistics, status, verify};
+use circuitlab_core::BlockHook;
+use circuitlab_core::codec::ChainSpec;
+
+use crate::fake::{FakeModel, LAYERS, WIDTH, World, write};
+
+/// Every row of a cache by document, position and token: the values of all layers and sides, as bits.
+fn rows(cache: &Cache) -> BTreeMap<(u32, u32, u32), Vec<u32>> {
+    let mut rows = BTreeMap::new();
+    for chunk in 0..cache.chunk_rows().len() {
+        let mut reader = cache.chunk(chunk).expect("opens");
+        let index = reader.index().expect("whole");
+        let mut values = vec![Vec::new(); reader.rows()];
+        for (layer, side) in (0..LAYERS).flat_map(|layer| [(layer, Side::Inputs), (layer, Side::Targets)]) {
+            let decoded = reader.values(layer, side).expect("whole");
+            values.iter_mut().zip(decoded.chunks(WIDTH)).for_each(|(all, row)| all.extend(row.iter().map(|value| value.to_bits())));
+        }
+        for (row, values) in values.into_iter().enumerate() {
+            let key = (index.documents[row], index.positions[row], index.tokens[row]);
+            assert!(rows.insert(key, values).is_none(), "{key:?} is there twice");
+        }
+    }
+    rows
+}
+
+#[test]
+fn rows_are_what_the_model_gives_without_padding() {
+    let mut world = World::new();
+    world.config.codec = ChainSpec::parse("none");
+    let model = FakeModel::new();
+    let summary = world.build(&model, "cache", "1/1", false).expect("builds");
+    let cache = world.open("cache").expect("whole");
+    let text = std::fs::read_to_string(world.path("text.txt")).expect("reads");
+    let mut expected = BTreeMap::new();
+    for (document, words) in text.split("\n\n").enumerate() {
+        let ids: Vec<i64> = words.split(' ').map(|word| word[1..].parse().expect("a word")).collect();
+        for (piece, context) in ids.chunks(8).enumerate() {
+            let ids: Vec<i64> = [0].into_iter().chain(context.iter().copied()).collect();
+            for end in 2..=ids.len() {
+                let values = (0..LAYERS).flat_map(|layer| [(layer, BlockHook::MlpIn), (layer, BlockHook::MlpOut)]);
+                let values = values.flat_map(|(layer, hook)| model.row(layer, hook, &ids[..end])).map(f32::to_bits).collect::<Vec<_>>();
+                expected.insert((document as u32, (piece * 8 + end - 2) as u32, ids[end - 1] as u32), values);
+            }
+        }
+    }
+    assert_eq!(rows(&cache), expected);
+    assert_eq!((cache.rows(), summary.rows), (expected.len() as u64, expected.len() as u64));
+    assert!(summary.chunks >= 5 && summary.written_chunks == summary.chunks, "{summary:?}");
+    assert_eq!(summary.raw_bytes, cache.rows() * (LAYERS * WIDTH * 8) as u64);
+}
+
+#[test]
+fn bos_rows_are_kept_when_asked_for() {
+    let mut world = World::new();
+    world.config.drop_special_rows = false;
+    world.build(&FakeModel::new(), "cache", "1/1", false).expect("builds");
+    let cache = world.open("cache").expect("whole");
+    let bos_rows = rows(&cache).keys().filter(|(.., token)| *token == 0).count();
+    assert_eq!(bos_rows, cache.identity().contexts);
+}
+
+#[test]
+fn statistics_are_those_of_all_rows() {
+    let mut world = World::new();
+    world.config.codec = ChainSpec::parse("none+zstd");
+    for share in ["1/2", "2/2"] {
+        world.build(&FakeModel::new(), "cache", share, false).expect("builds");
+    }
+    let cache = world.open("cache").expect("whole");
+    let normalisation = cache.normalisation();
+    for layer in 0..LAYERS {
+        for (side, statistics) in [(Side::Inputs, &cache.inputs()[layer]), (Side::Targets, &cache.targets()[layer])] {
+            let chunks = 0..cache.chunk_rows().len();
+            let all: Vec<f32> =
+                chunks.flat_map(|chunk| cache.chunk(chunk).and_then(|mut chunk| chunk.values(layer, side)).expect("whole")).collect();
+            let expected = Statistics::of_rows(&all, WIDTH);
+            assert_eq!(statistics.rows, expected.rows);
+            assert!((statistics.variance() - expected.variance()).abs() < 1e-9);
+            assert!((statistics.mean_norm - expected.mean_norm).abs() < 1e-9);
+            assert!(statistics.mean.iter().zip(&expected.mean).all(|(a, b)| (a - b).abs() < 1e-9));
+            let scale = if side == Side::Inputs { normalisation.input_scales[layer] } else { normalisation.target_scales[layer] };
+            assert!((scale * expected.mean_norm - (WIDTH as f64).sqrt()).abs() < 1e-9);
+        }
+    }
+}
+
+#[test]
+fn a_job_broken_off_anywhere_goes_on_to_the_same_bytes() {
+    let world = World::new();
+    let model = FakeModel::new();
+    world.build(&model, "whole", "1/1", false).expect("builds");
+    let whole = world.files("whole");
+    for pass in 0..model.passes() {
+        let out = format!("broken-{pass}");
+        let error = world.build(&FakeModel::failing_at(pass), &out, "1/1", false).expect_err("fails on purpose");
+        assert!(error.to_string().contains("the power is gone"), "{error}");
+        // What a kill in the middle of a write leaves: half a chunk, half a manifest, and a chunk the manifest lacks.
+        let part = world.path(&out).join("part-001-of-001");
+        let next = status(&world.path(&out)).expect("a status").parts[0].chunks;
+        write(&part.join("manifest.json.part"), "{\"sche");
+        write(&part.join("chunk-000099.clab.part"), "CLAB");
+        write(&part.join(format!("chunk-{next:06}.clab")), "CLABACT");
+        let error = world.open(&out).expect_err("unfinished").to_string();
+        assert!(
+            error.contains(&format!("{next} of {} chunks are written; run the job 1/1 again with `--resume`", whole.len() - 1)),
+            "{error}"
+        );
+        let summary = world.build(&FakeModel::new(), &out, "1/1", true).expect("goes on");
+        assert_eq!(summary.written_chunks, summary.chunks - next);
+        assert_eq!(world.files(&out), whole, "pass {pass}");
+    }
+}
+
+#[test]
+fn a_finished_cache_is_left_alone() {
+    let world = World::new();
+    world.build(&FakeModel::new(), "cache", "1/1", false).expect("builds");
+    let before = world.files("cache");
+    let error = world.build(&FakeModel::new(), "cache", "1/1", false).expect_err("it is there").to_string();
+    assert!(error.contains("exists already; go on with it by `--resume`"), "{error}");
+    let model = FakeModel::new();
+    let summary = world.build(&model, "cache", "1/1", true).expect("nothing to do");
+    assert!(summary.was_complete() && model.passes() == 0);
+    assert_eq!(world.files("cache"), before);
+    std::fs::create_dir(world.path("full")).expect("a folder");
+    write(&world.path("full/letter.txt"), "dear");
+    let error = world.build(&FakeModel::new(), "full", "1/1", false).expect_err("no cache").to_string();
+    assert!(error.contains("it is no cache"), "{error}");
+}
+
+#[test]
+fn three_jobs_write_the_rows_of_one() {
+    let mut world = World::new();
+    // Quantised rows depend on nothing but the row, so the codec may stay.
+    world.config.codec = ChainSpec::parse("int8");
+    world.build(&FakeModel::new(), "one", "1/1", false).expect("builds");
+    for share in ["3/3", "1/3"] {
+        world.build(&FakeModel::new(), "three", share, false).expect("builds");
+    }
+    let error = world.open("three").expect_err("a part is missing").to_string();
+    assert!(error.contains("1 of 3 parts are missing; run the jobs `2/3`"), "{error}");
+    assert_eq!(status(&world.path("three")).expect("a status").missing_jobs, [2]);
+    let error = world.build(&FakeModel::new(), "three", "2/4", false).expect_err("another number").to_string();
+    assert!(error.contains("begun by another number of jobs: expected 3, got 4"), "{error}");
+    world.build(&FakeModel::new(), "three", "2/3", false).expect("builds");
+    let (one, three) = (world.open("one").expect("whole"), world.open("three").expect("whole"));
+    assert_eq!(rows(&one), rows(&three));
+    assert!(status(&world.path("three")).expect("a status").complete);
+}
+
+#[test]
+fn another_model_or_text_or_setting_is_refused() {
+    let mut world = World::new();
+    world.build(&FakeModel::failing_at(4), "cache", "1/1", false).expect_err("fails on purpose");
+    let refused = |world: &World, model: &FakeModel| world.build(model, "cache", "1/1", true).expect_err("differs").to_string();
+    let mut other = FakeModel::new();
+    other.info.fingerprint = "beef".to_owned();
+    assert!(refused(&world, &other).ends_with(r#"`fingerprint`: expected "f00d", got "beef""#));
+    let config = world.config.clone();
+    world.config.output_hook = BlockHook::MlpIn;
+    assert!(refused(&world, &FakeModel::new()).contains("`output_hook`: expected \"hook_mlp_out\""));
+    world.config = config.clone();
+    world.config.context = 8;
+    assert!(refused(&world, &FakeModel::new()).contains("`context`: expected 9, got 8"));
+    world.config = config.clone();
+    world.config.codec = ChainSpec::parse("int8");
+    assert!(refused(&world, &FakeModel::new()).contains("`codec`"));
+    world.config = config;
+    let mut renamed = FakeModel::new();
+    renamed.info.name = "renamed".to_owned();
+    world.build(&renamed, "cache", "1/1", true).expect("a name may change");
+    write(&world.path("text.txt"), "w2 w3");
+    assert!(refused(&world, &FakeModel::new()).contains("`text`"));
+    let cache = world.open("cache").expect("whole");
+    assert!(cache.identity().check_model(&renamed.info).is_ok());
+    assert!(cache.identity().check_model(&other.info).expect_err("another").to_string().contains("fingerprint: expected f00d, got beef"));
+}
+
+#[test]
+fn damaged_chunks_are_found_by_name_and_made_anew() {
+    let world = World::new();
+    world.build(&FakeModel::new(), "cache", "1/1", false).expect("builds");
+    let before = world.files("cache");
+    assert!(verify(&world.path("cache"), &Silent).expect("readable").is_empty());
+    let part = world.path("cache/part-001-of-001");
+    let mut flipped = std::fs::read(part.join("chunk-000001.clab")).expect("reads");
+    let middle = flipped.len() * 3 / 4;
+    flipped[middle] ^= 1;
+    write(&part.join("chunk-000001.clab"), &flipped);
+    write(&part.join("chunk-000002.clab"), &flipped[..100]);
+    std::fs::remove_file(part.join("chunk-000003.clab")).expect("removes");
+    let damages = verify(&world.path("cache"), &Silent).expect("readable");
+    let found: Vec<String> =
+        damages.iter().map(|damage| format!("{} {}", damage.file.file_name().expect("a name").display(), damage.what)).collect();
+    assert_eq!(found[0], "chunk-000001.clab has a wrong checksum");
+    assert!(found[1].starts_with("chunk-000002.clab has 100 bytes, expected"), "{}", found[1]);
+    assert!(found[2].starts_with("chunk-000003.clab cannot be read"), "{}", found[2]);
+    assert_eq!(found.len(), 3);
+    std::fs::remove_file(part.join("chunk-000001.clab")).expect("removes");
+    let summary = world.build(&FakeModel::new(), "cache", "1/1", true).expect("mends");
+    assert_eq!(summary.written_chunks, 3);
+    assert_eq!(world.files("cache"), before);
+}
+
+#[test]
+fn any_flipped_byte_of_a_chunk_is_an_error_and_no_panic() {
+    let world = World::new();
+    world.build(&FakeModel::new(), "cache", "1/1", false).expect("builds");
+    let path = world.path("cache/part-001-of-001/chunk-000000.clab");
+    let whole = std::fs::read(&path).expect("reads");
+    for place in (0..whole.len()).step_by(7) {
+        let mut flipped = whole.clone();
+        flipped[place] ^= 0x20;
+        write(&path, &flipped);
+        let cache = world.open("cache").expect("the manifest is whole");
+        let read = cache.chunk(0).and_then(|mut chunk| {
+            chunk.index()?;
+            (0..LAYERS).try_for_each(|layer| [Side::Inputs, Side::Targets].iter().try_for_each(|side| chunk.values(layer, *side).map(drop)))
+        });
+        let error = read.expect_err("it is damaged").to_string();
+        assert!(error.contains("chunk-000000.clab") && !error.contains("panicked"), "byte {place}: {error}");
+    }
+}
+
+#[test]
+fn a_damaged_manifest_is_refused() {
+    let world = World::new();
+    world.build(&FakeModel::new(), "cache", "1/1", false).expect("builds");
+    let path = world.path("cache/part-001-of-001/manifest.json");
+    let whole = std::fs::read_to_string(&path).expect("reads");
+    for (from, to, expected) in [
+        ("\"schema\":1", "\"schema\":2", "expected the cache format version 1, got 2"),
+        ("\"planned_chunks\"", "\"planed_chunks\"", "did you mean `planned_chunks`?"),
+        ("chunk-000001.clab", "../../../secret", "expected `chunk-000001.clab`"),
+        ("\"job\":1,", "\"job\":2,", "there is no job 2 of 1"),
+        ("\"d_model\":8", "\"d_model\":9", "statistics"),
+        ("{", "", "not valid JSON"),
+    ] {
+        write(&path, whole.replacen(from, to, 1));
+        let error = world.open("cache").expect_err("damaged").to_string();
+        assert!(error.contains("manifest.json") && error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn values_that_are_not_finite_are_named_and_leave_a_part_to_go_on_with() {
+    for codec in ["int8", "none"] {
+        let mut world = World::new();
+        world.config.codec = ChainSpec::parse(codec);
+        let mut sick = FakeModel::new();
+        sick.nan_token = Some(7);
+        let error = world.build(&sick, "cache", "1/1", false).expect_err("NaN").to_string();
+        assert!(error.starts_with("chunk ") && error.contains("the model gave NaN at `blocks.1.hook_mlp_out`, document "), "{error}");
+        assert!(error.ends_with("dimension 5"), "{error}");
+        world.build(&FakeModel::new(), "cache", "1/1", true).expect("goes on");
+        assert!(verify(&world.path("cache"), &Silent).expect("readable").is_empty());
+    }
+}
+
+#[test]
+fn a_place_that_cannot_be_written_leaves_no_half_file() {
+    let world = World::new();
+    let part = world.path("cache/part-001-of-001");
+    std::fs::create_dir_all(part.join("chunk-000001.clab")).expect("a folder where a file should be");
+    let error = world.build(&FakeModel::new(), "cache", "1/1", true).expect_err("no file can be put there").to_string();
+    assert!(error.starts_with("cannot write `") && error.contains("chunk-000001.clab"), "{error}");
+    let left: Vec<String> =
+        std::fs::read_dir(&part).expect("a folder").map(|entry| entry.expect("an entry").file_name().display().to_string()).collect();
+    assert!(!left.iter().any(|name| name.ends_with(".part")), "{left:?}");
+    std::fs::remove_dir(part.join("chunk-000001.clab")).expect("removes");
+    world.build(&FakeModel::new(), "cache", "1/1", true).expect("goes on");
+    world.open("cache").expect("whole");
+}
+
+#[test]
+fn settings_that_do_not_fit_the_model_are_refused() {
+    let mut world = World::new();
+    let config = world.config.clone();
+    let mut refused = |change: &dyn Fn(&mut circuitlab::cache::CacheConfig)| {
+        world.config = config.clone();
+        change(&mut world.config);
+        world.build(&FakeModel::new(), "cache", "1/1", false).expect_err("refused").to_string()
+    };
+    assert_eq!(refused(&|config| config.context = 65), "`context` is 65; the model `fake-model` takes 2 to 64");
+    assert_eq!(refused(&|config| config.min_tokens = 9), "`min_tokens` is 9; with a context of 9 expected 1 to 8");
+    assert!(refused(&|config| config.batch_contexts = 0).contains("key `batch_contexts`: expected at least 1, got 0"));
+    assert!(refused(&|config| config.input_hook = BlockHook::Ln2Scale).contains("have no `blocks.0.ln2.hook_scale`"));
+    assert!(refused(&|config| config.codec = ChainSpec::parse("int9")).contains("did you mean `int8`?"));
+    assert!(!world.path("cache").exists(), "a refused job leaves nothing");
+}

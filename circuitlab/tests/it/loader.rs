@@ -1,0 +1,123 @@
+//! The loader: rows in the sampler's order, read ahead.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use circuitlab::cache::{Cache, Loader, LoaderOptions, Sampler, SamplerState, Side};
+use circuitlab_core::Axis;
+use tch::Tensor;
+
+use crate::fake::{FakeModel, LAYERS, WIDTH, World, write};
+
+const SEED: u64 = 3;
+const ROW: usize = LAYERS * WIDTH;
+
+fn cache(world: &World) -> Arc<Cache> {
+    world.build(&FakeModel::new(), "cache", "1/1", false).expect("builds");
+    Arc::new(world.open("cache").expect("whole"))
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    Vec::try_from(tensor.flatten(0, -1)).expect("floats")
+}
+
+/// The inputs and targets of some rows of the sequence, decoded one by one.
+fn expected(cache: &Cache, options: &LoaderOptions, from: u64, rows: usize) -> (Vec<f32>, Vec<f32>) {
+    let sampler = Sampler::new(cache.chunk_rows(), options.window_chunks).expect("rows");
+    let (mut inputs, mut targets) = (Vec::new(), Vec::new());
+    for place in sampler.rows_from(SamplerState { seed: SEED, drawn_rows: from }).take(rows) {
+        let mut chunk = cache.chunk(place.chunk).expect("opens");
+        for layer in 0..LAYERS {
+            let mut add = |all: &mut Vec<f32>, side, scale: f64| {
+                let values = chunk.values(layer, side).expect("whole");
+                all.extend(values[place.row * WIDTH..][..WIDTH].iter().map(|value| value * scale as f32));
+            };
+            add(&mut inputs, Side::Inputs, options.normalisation.input_scales[layer]);
+            add(&mut targets, Side::Targets, options.normalisation.target_scales[layer]);
+        }
+    }
+    (inputs, targets)
+}
+
+#[test]
+fn batches_are_the_rows_of_the_sequence_from_any_state_on() {
+    let world = World::new();
+    let cache = cache(&world);
+    let rows = cache.rows();
+    for (batch_rows, window_chunks, from) in [(7, 2, 0), (64, 3, 10), (rows as usize * 2 + 3, 8, rows - 1), (16, 1, 5 * rows + 100)] {
+        let options = LoaderOptions { window_chunks, ..LoaderOptions::new(&cache, batch_rows) };
+        let state = SamplerState { seed: SEED, drawn_rows: from };
+        let mut loader = Loader::start(Arc::clone(&cache), state, &options).expect("starts");
+        let count = 2 * rows as usize / batch_rows + 2;
+        let (inputs, targets) = expected(&cache, &options, from, count * batch_rows);
+        for number in 0..count {
+            let loaded = loader.next().expect("reads");
+            let stretch = number * batch_rows * ROW..(number + 1) * batch_rows * ROW;
+            assert_eq!(loaded.batch.inputs.size(), [batch_rows as i64, LAYERS as i64, WIDTH as i64]);
+            assert_eq!(numbers(&loaded.batch.inputs), inputs[stretch.clone()]);
+            assert_eq!(numbers(&loaded.batch.targets), targets[stretch]);
+            assert_eq!(loaded.state, SamplerState { seed: SEED, drawn_rows: from + ((number + 1) * batch_rows) as u64 });
+        }
+    }
+}
+
+#[test]
+fn ranks_read_the_rows_of_one_batch_between_them() {
+    let world = World::new();
+    let cache = cache(&world);
+    let options = LoaderOptions { window_chunks: 2, ..LoaderOptions::new(&cache, 50) };
+    let (inputs, _) = expected(&cache, &options, 0, 400);
+    let mut ranks: Vec<Loader> = (0..3)
+        .map(|rank| {
+            let options = options.clone().with_share(Axis { rank, size: 3 });
+            Loader::start(Arc::clone(&cache), SamplerState { seed: SEED, drawn_rows: 0 }, &options).expect("starts")
+        })
+        .collect();
+    for batch in 0..8 {
+        let all: Vec<f32> = ranks.iter_mut().flat_map(|rank| numbers(&rank.next().expect("reads").batch.inputs)).collect();
+        assert_eq!(all, inputs[batch * 50 * ROW..(batch + 1) * 50 * ROW]);
+    }
+}
+
+#[test]
+fn a_damaged_chunk_reaches_the_trainer_as_an_error() {
+    let world = World::new();
+    let cache = cache(&world);
+    let path = world.path("cache/part-001-of-001/chunk-000002.clab");
+    let mut bytes = std::fs::read(&path).expect("reads");
+    let last = bytes.len() - 700;
+    bytes[last] ^= 4;
+    write(&path, bytes);
+    let mut loader = Loader::start(Arc::clone(&cache), SamplerState::default(), &LoaderOptions::new(&cache, 1000)).expect("starts");
+    let error = loader.next().expect_err("damaged").to_string();
+    assert!(error.contains("chunk-000002.clab"), "{error}");
+    assert!(loader.next().expect_err("it is over").to_string().contains("has stopped after an error"));
+}
+
+#[test]
+fn a_dropped_loader_ends_at_once() {
+    let world = World::new();
+    let cache = cache(&world);
+    let begin = Instant::now();
+    for batches in 0..20 {
+        let mut loader = Loader::start(Arc::clone(&cache), SamplerState::default(), &LoaderOptions::new(&cache, 10)).expect("starts");
+        (0..batches).for_each(|_| drop(loader.next().expect("reads")));
+    }
+    assert_eq!(Arc::strong_count(&cache), 1, "no thread holds on to the cache");
+    assert!(begin.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn options_that_make_no_sense_are_refused() {
+    let world = World::new();
+    let cache = cache(&world);
+    let start =
+        |options: LoaderOptions| Loader::start(Arc::clone(&cache), SamplerState::default(), &options).expect_err("refused").to_string();
+    let options = LoaderOptions::new(&cache, 2);
+    assert!(start(options.clone().with_share(Axis { rank: 0, size: 3 })).contains("a batch of 2 rows has none for rank 0 of 3"));
+    assert!(start(LoaderOptions { batch_rows: 0, ..options.clone() }).contains("a batch of 0 rows"));
+    assert!(start(LoaderOptions { window_chunks: 0, ..options.clone() }).contains("`window_chunks` is 0"));
+    let mut short = options;
+    short.normalisation.input_scales.pop();
+    assert!(start(short).contains("is not of the cache's 3 layers"));
+}
