@@ -2,20 +2,43 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 
 use super::{ModelPlace, TextArgs};
 
 /// Writes a cache, or checks one.
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct CacheArgs {
-    /// Checks.
-    #[command(subcommand)]
-    pub command: Option<CacheCommand>,
-    /// Writing.
-    #[command(flatten)]
-    pub write: Option<CacheWriteArgs>,
+#[derive(Debug)]
+pub enum CacheArgs {
+    /// No subcommand: write.
+    Write(Box<CacheWriteArgs>),
+    /// `verify` or `status`.
+    Check(CacheCommand),
+}
+
+// By hand: derived, the flags of writing would be required of the checks too.
+impl Args for CacheArgs {
+    fn augment_args(command: Command) -> Command {
+        let both = CacheCommand::augment_subcommands(CacheWriteArgs::augment_args(command));
+        both.args_conflicts_with_subcommands(true).subcommand_negates_reqs(true).subcommand_required(false).arg_required_else_help(false)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for CacheArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        if matches.subcommand().is_some() {
+            return CacheCommand::from_arg_matches(matches).map(Self::Check);
+        }
+        CacheWriteArgs::from_arg_matches(matches).map(|write| Self::Write(Box::new(write)))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 /// Checks of a cache.

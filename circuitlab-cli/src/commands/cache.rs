@@ -8,14 +8,13 @@ use crate::args::{CacheArgs, CacheCommand, CacheFolderArgs, CacheWriteArgs};
 use crate::output::{Table, human};
 
 pub(super) fn run(args: &CacheArgs, context: &Context) -> anyhow::Result<()> {
-    match (&args.command, &args.write) {
-        (Some(CacheCommand::Verify(folder)), _) => verify(folder, context),
-        (Some(CacheCommand::Status(folder)), _) => status(folder, context),
-        (None, Some(write)) => {
+    match args {
+        CacheArgs::Check(CacheCommand::Verify(folder)) => verify(folder, context),
+        CacheArgs::Check(CacheCommand::Status(folder)) => status(folder, context),
+        CacheArgs::Write(write) => {
             let summary = build(write, context)?;
             context.print(&summary, || line(&summary, write))
         }
-        (None, None) => bail!("expected --model, --text and --out, or `verify CACHE`, or `status CACHE`"),
     }
 }
 
