@@ -129,8 +129,10 @@ fn a_finished_cache_is_left_alone() {
     assert_eq!(world.files("cache"), before);
     std::fs::create_dir(world.path("full")).expect("a folder");
     write(&world.path("full/letter.txt"), "dear");
-    let error = world.build(&FakeModel::new(), "full", "1/1", false).expect_err("no cache").to_string();
-    assert!(error.contains("it is no cache"), "{error}");
+    for resume in [false, true] {
+        let error = world.build(&FakeModel::new(), "full", "1/1", resume).expect_err("no cache").to_string();
+        assert!(error.contains("it is no cache"), "{error}");
+    }
 }
 
 #[test]
