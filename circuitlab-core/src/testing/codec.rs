@@ -70,7 +70,7 @@ pub fn conforms(codec: &dyn ActivationCodec) {
                 bounds: &|values, shape| codec.error_bounds(values, shape),
             });
             check("max_encoded_bytes", &finite_blocks(), |block| {
-                let encoded = codec.encode_values(&block.values, block.shape).map_err(failed)?;
+                let encoded = codec.encode_values(&block.values, block.shape)?;
                 prop_assert!(encoded.len() <= codec.max_encoded_bytes(block.shape), "{} bytes", encoded.len());
                 Ok(())
             });
@@ -95,15 +95,20 @@ pub fn chain_conforms(chain: &CodecChain) {
     });
 }
 
+type Encode<'a> = dyn Fn(&[f32], BlockShape) -> Result<Vec<u8>> + 'a;
+type Decode<'a> = dyn Fn(&[u8], BlockShape) -> Result<Vec<f32>> + 'a;
+type Bounds<'a> = dyn Fn(&[f32], BlockShape) -> Vec<f32> + 'a;
+
+/// A codec of values, or a chain.
 struct Pair<'a> {
-    encode: &'a dyn Fn(&[f32], BlockShape) -> Result<Vec<u8>>,
-    decode: &'a dyn Fn(&[u8], BlockShape) -> Result<Vec<f32>>,
-    bounds: &'a dyn Fn(&[f32], BlockShape) -> Vec<f32>,
+    encode: &'a Encode<'a>,
+    decode: &'a Decode<'a>,
+    bounds: &'a Bounds<'a>,
 }
 
 impl Pair<'_> {
     fn round_trip(&self, block: &Block, encoded: &[u8]) -> TestCaseResult {
-        let decoded = (self.decode)(encoded, block.shape).map_err(failed)?;
+        let decoded = (self.decode)(encoded, block.shape)?;
         let bounds = (self.bounds)(&block.values, block.shape);
         prop_assert_eq!(decoded.len(), block.values.len());
         prop_assert_eq!(bounds.len(), block.values.len());
@@ -112,7 +117,7 @@ impl Pair<'_> {
             let exact = value.to_bits() == decoded.to_bits();
             prop_assert!(exact || (*bound > 0.0 && close), "value {place}: {value:e} came back as {decoded:e}, bound {bound:e}");
         }
-        let again = (self.encode)(&block.values, block.shape).map_err(failed)?;
+        let again = (self.encode)(&block.values, block.shape)?;
         prop_assert!(again == encoded, "the same block gave other bytes");
         Ok(())
     }
@@ -120,7 +125,7 @@ impl Pair<'_> {
 
 fn values_conform(pair: &Pair<'_>) {
     check("finite blocks", &finite_blocks(), |block| {
-        let encoded = (pair.encode)(&block.values, block.shape).map_err(failed)?;
+        let encoded = (pair.encode)(&block.values, block.shape)?;
         pair.round_trip(&block, &encoded)
     });
     check("blocks of any bits", &any_blocks(), |block| {
@@ -131,7 +136,7 @@ fn values_conform(pair: &Pair<'_>) {
         decodes_or_refuses(pair, &bytes, BlockShape { rows, width })
     });
     check("damaged bytes", &(finite_blocks(), any::<prop::sample::Index>(), 0_u8..8), |(block, place, bit)| {
-        let encoded = (pair.encode)(&block.values, block.shape).map_err(failed)?;
+        let encoded = (pair.encode)(&block.values, block.shape)?;
         if encoded.is_empty() {
             return Ok(());
         }
@@ -162,8 +167,8 @@ fn decodes_or_refuses(pair: &Pair<'_>, bytes: &[u8], shape: BlockShape) -> TestC
 fn bytes_conform(codec: &dyn ActivationCodec) {
     let bytes = || prop::collection::vec(prop_oneof![Just(0_u8), any::<u8>()], 0..2000);
     check("round trip", &bytes(), |bytes| {
-        let encoded = codec.encode_bytes(&bytes).map_err(failed)?;
-        let decoded = codec.decode_bytes(&encoded, bytes.len()).map_err(failed)?;
+        let encoded = codec.encode_bytes(&bytes)?;
+        let decoded = codec.decode_bytes(&encoded, bytes.len())?;
         prop_assert!(decoded == bytes, "other bytes came back");
         Ok(())
     });
@@ -171,11 +176,11 @@ fn bytes_conform(codec: &dyn ActivationCodec) {
         if bytes.is_empty() {
             return Ok(());
         }
-        let encoded = codec.encode_bytes(&bytes).map_err(failed)?;
+        let encoded = codec.encode_bytes(&bytes)?;
         refused("the limit was overrun", codec.decode_bytes(&encoded, limit.index(bytes.len())))
     });
     check("damaged bytes", &(bytes(), any::<prop::sample::Index>(), 0_u8..8), |(bytes, place, bit)| {
-        let mut encoded = codec.encode_bytes(&bytes).map_err(failed)?;
+        let mut encoded = codec.encode_bytes(&bytes)?;
         let cut = if encoded.is_empty() { 0 } else { place.index(encoded.len()) };
         stays_within(codec, &encoded[..cut], bytes.len())?;
         if let Some(byte) = encoded.get_mut(cut) {
@@ -205,10 +210,6 @@ fn refused<T: Debug>(what: &str, result: Result<T>) -> TestCaseResult {
         Ok(_) => Err(TestCaseError::fail(what.to_owned())),
         Err(error) => one_line(&error),
     }
-}
-
-fn failed(error: crate::Error) -> TestCaseError {
-    TestCaseError::fail(error.to_string())
 }
 
 /// Runs a property with the same cases every time.

@@ -43,7 +43,7 @@ pub struct Int8 {
 
 impl Int8 {
     /// The number of scales, and of all bytes, of a block of this shape.
-    fn layout(&self, shape: BlockShape) -> Result<(usize, usize)> {
+    fn layout(self, shape: BlockShape) -> Result<(usize, usize)> {
         let values = shape.values()?;
         let scales = shape.rows * shape.width.div_ceil(self.block);
         let bytes = scales.checked_mul(4).and_then(|bytes| bytes.checked_add(values));

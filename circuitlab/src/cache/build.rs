@@ -45,9 +45,7 @@ impl Summary {
 /// that are not finite, and what the file system returns. The part can be gone on with after each of them.
 pub fn build(job: &CacheJob<'_>, progress: &dyn Progress) -> Result<Summary> {
     let folder = job.out.join(job.share.folder());
-    if !job.resume {
-        refuse_taken(job.out, &folder)?;
-    }
+    refuse_taken(job.out, &folder, job.resume)?;
     let plan = Plan::new(job, progress)?;
     let mut part = Part::open(folder, job, &plan)?;
     let missing = part.missing_chunks();
@@ -65,15 +63,16 @@ pub fn build(job: &CacheJob<'_>, progress: &dyn Progress) -> Result<Summary> {
     Ok(Summary { chunks, written_chunks: missing.len(), rows, bytes, raw_bytes: plan.raw_bytes() })
 }
 
-/// A fresh job wants a place that is free, or one where other jobs of the same cache are at work.
-fn refuse_taken(out: &Path, part: &Path) -> Result<()> {
-    let hint = || "go on with it by `--resume`, or choose another folder".to_owned();
-    if part.exists() {
-        return Err(Error::Exists { path: part.to_path_buf(), hint: hint() });
+/// A fresh job wants a place that is free, or one where other jobs of the same cache are at work; no job wants a folder of
+/// something else.
+fn refuse_taken(out: &Path, part: &Path, resume: bool) -> Result<()> {
+    if part.exists() && !resume {
+        let hint = "go on with it by `--resume`, or choose another folder".to_owned();
+        return Err(Error::Exists { path: part.to_path_buf(), hint });
     }
     let empty = |folder: &Path| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
-    if out.exists() && !empty(out) && manifest::parts(out).is_err() {
-        return Err(Error::Exists { path: out.to_path_buf(), hint: "it is no cache; choose another folder".to_owned() });
+    if out.exists() && !empty(out) {
+        manifest::parts(out)?;
     }
     Ok(())
 }

@@ -129,8 +129,10 @@ fn a_finished_cache_is_left_alone() {
     assert_eq!(world.files("cache"), before);
     std::fs::create_dir(world.path("full")).expect("a folder");
     write(&world.path("full/letter.txt"), "dear");
-    let error = world.build(&FakeModel::new(), "full", "1/1", false).expect_err("no cache").to_string();
-    assert!(error.contains("it is no cache"), "{error}");
+    for resume in [false, true] {
+        let error = world.build(&FakeModel::new(), "full", "1/1", resume).expect_err("no cache").to_string();
+        assert!(error.contains("it is no cache"), "{error}");
+    }
 }
 
 #[test]
@@ -271,7 +273,7 @@ fn a_place_that_cannot_be_written_leaves_no_half_file() {
     assert!(error.starts_with("cannot write `") && error.contains("chunk-000001.clab"), "{error}");
     let left: Vec<String> =
         std::fs::read_dir(&part).expect("a folder").map(|entry| entry.expect("an entry").file_name().display().to_string()).collect();
-    assert!(!left.iter().any(|name| name.ends_with(".part")), "{left:?}");
+    assert!(!left.iter().any(|name| name.contains(".part")), "{left:?}");
     std::fs::remove_dir(part.join("chunk-000001.clab")).expect("removes");
     world.build(&FakeModel::new(), "cache", "1/1", true).expect("goes on");
     world.open("cache").expect("whole");
