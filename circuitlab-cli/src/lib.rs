@@ -10,6 +10,7 @@
 pub mod args;
 mod commands;
 pub mod output;
+mod threads;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,7 @@ use output::{Bars, logging, report};
 /// Parses the command line, runs it, and gives the exit code: 0 on success, 1 on failure, 2 on wrong usage.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    threads::wait_asleep();
     // What panics is caught and told as an error; the default hook would print a second, longer story.
     std::panic::set_hook(Box::new(|panic| tracing::debug!("{panic}")));
     match run(&cli) {
