@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use circuitlab_core::tensors::TensorFile;
 use circuitlab_core::{
-    Batch, Dims, Error as CoreError, Parameters, ParallelismStrategy, PenaltyWeights, Registry, SparsityActivation, Spec, StepContext, Transcoder,
+    Batch, Dims, Error as CoreError, ParallelismStrategy, Parameters, PenaltyWeights, Registry, SparsityActivation, Spec, StepContext,
+    Transcoder,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -55,7 +56,9 @@ impl Recording {
         let file = TensorFile::open(path)?;
         let (encoder, _) = file.raw("init.W_enc")?;
         let [layers, d_model, d_features] = encoder[..] else {
-            return Err(CoreError::format(path, format!("`init.W_enc` has shape {encoder:?}, expected [layer, d_model, d_features]")).into());
+            return Err(
+                CoreError::format(path, format!("`init.W_enc` has shape {encoder:?}, expected [layer, d_model, d_features]")).into()
+            );
         };
         let dims = Dims { layers: layers as usize, d_model: d_model as usize, d_features: d_features as usize };
         let targets = file.raw("init.W_dec.0")?.0.first().copied().unwrap_or(0);
@@ -124,7 +127,15 @@ impl Recording {
     ///
     /// # Errors
     /// Batches that do not fit the parameters.
-    pub fn replay(&mut self, params: &mut Parameters, adam: &mut Adam, batch: &Batch, penalty: PenaltyWeights, learning_rate: f64, keep_gradients: bool) -> Result<ReplayedStep> {
+    pub fn replay(
+        &mut self,
+        params: &mut Parameters,
+        adam: &mut Adam,
+        batch: &Batch,
+        penalty: PenaltyWeights,
+        learning_rate: f64,
+        keep_gradients: bool,
+    ) -> Result<ReplayedStep> {
         let started = Instant::now();
         let context = StepContext { activation: &*self.activation, strategy: &*self.strategy, penalty };
         let mut output = self.transcoder.step(params, batch, &context)?;

@@ -97,7 +97,8 @@ impl SavedTranscoder {
     /// # Errors
     /// A hook name that is unknown.
     pub fn hooks(&self) -> Result<(BlockHook, BlockHook)> {
-        let read = |name: &str| name.parse().map_err(|error: CoreError| Error::from(CoreError::format(self.folder.join(CARD), error.to_string())));
+        let read =
+            |name: &str| name.parse().map_err(|error: CoreError| Error::from(CoreError::format(self.folder.join(CARD), error.to_string())));
         Ok((read(&self.card.feature_input_hook)?, read(&self.card.feature_output_hook)?))
     }
 
@@ -126,7 +127,13 @@ impl SavedTranscoder {
 ///
 /// # Errors
 /// What the file system returns.
-pub fn write(folder: &Path, card: &Card, transcoder: &dyn Transcoder, params: &Parameters, activation: &dyn SparsityActivation) -> Result<()> {
+pub fn write(
+    folder: &Path,
+    card: &Card,
+    transcoder: &dyn Transcoder,
+    params: &Parameters,
+    activation: &dyn SparsityActivation,
+) -> Result<()> {
     transcoder.save(folder, params, activation)?;
     let path = folder.join(CARD);
     let text = serde_saphyr::to_string(card).map_err(|error| CoreError::format(&path, error.to_string()))?;
@@ -140,7 +147,11 @@ pub fn write(folder: &Path, card: &Card, transcoder: &dyn Transcoder, params: &P
 pub fn read_card(folder: &Path) -> Result<Card> {
     let path = folder.join(CARD);
     if !path.exists() {
-        return Err(CoreError::format(folder, format!("no transcoder: it holds no `{CARD}`; a training run's is in its folder `final` or `checkpoints/step-..`")).into());
+        return Err(CoreError::format(
+            folder,
+            format!("no transcoder: it holds no `{CARD}`; a training run's is in its folder `final` or `checkpoints/step-..`"),
+        )
+        .into());
     }
     let text = fs::read_to_string(&path).map_err(CoreError::io("read", &path))?;
     serde_saphyr::from_str(&text).map_err(|error| {

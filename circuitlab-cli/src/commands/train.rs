@@ -16,8 +16,14 @@ pub(super) fn run(args: &TrainArgs, context: &Context) -> anyhow::Result<()> {
     if args.dry_run {
         return dry_run(args, &config.unwrap_or_default(), context);
     }
-    let request =
-        TrainRequest { registry: &context.registry, cache: &args.cache, out: &args.out, config, resume: args.resume, progress: &context.bars };
+    let request = TrainRequest {
+        registry: &context.registry,
+        cache: &args.cache,
+        out: &args.out,
+        config,
+        resume: args.resume,
+        progress: &context.bars,
+    };
     let summary = circuitlab::train::train(&request)?;
     print(&summary, context)
 }
@@ -42,7 +48,8 @@ fn dry_run(args: &TrainArgs, config: &TrainConfig, context: &Context) -> anyhow:
     let dims = Dims { layers: origin.layers, d_model: origin.d_model, d_features: config.size.features(origin.d_model)? };
     let transcoder = context.registry.build::<dyn Transcoder>(&config.transcoder)?;
     let activation = context.registry.build::<dyn SparsityActivation>(&config.activation)?;
-    let parameters: u64 = transcoder.parameters(dims, &*activation).iter().map(|spec| spec.shape.iter().product::<i64>().unsigned_abs()).sum();
+    let parameters: u64 =
+        transcoder.parameters(dims, &*activation).iter().map(|spec| spec.shape.iter().product::<i64>().unsigned_abs()).sum();
     let value_bytes = if matches!(config.compute.dtype, circuitlab_core::config::FloatKind::F64) { 8 } else { 4 };
     // Parameters, gradients and two moments; pre-activations, activations and their gradients, of all layers at once.
     let rows = config.data.batch_rows as u64;

@@ -1,1 +1,186 @@
-//! The suite of this kind.
+//! The suite of [`Transcoder`].
+
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::parallel::MeshAxis;
+use crate::random::Stream;
+use crate::{
+    Axis, Batch, Dims, Mesh, ParallelismStrategy, Parameters, PenaltyWeights, Result, SparsityActivation, StepContext, StepOutput,
+    Transcoder,
+};
+
+const DIMS: Dims = Dims { layers: 3, d_model: 5, d_features: 11 };
+const ROWS: i64 = 6;
+const PENALTY: PenaltyWeights = PenaltyWeights { lambda: 0.3, mu: 0.02, tanh_scale: 2.0 };
+
+/// Asserts that a transcoder keeps its promises, in f64 and with a given activation: parameters are named once and grouped by
+/// layer, the step's squared error is that of encoding and decoding, its gradients are the slopes of its losses, folding
+/// gives the same function of raw rows, a folder is read back, and wrong shapes are errors. `scratch` is an empty folder.
+///
+/// Slopes are taken by central differences along a random direction of each parameter but the activation's own, which may have
+/// stand-in gradients.
+///
+/// # Panics
+/// When the transcoder breaks one of them.
+pub fn conforms(transcoder: &mut dyn Transcoder, activation: &dyn SparsityActivation, scratch: &Path) {
+    let mut case = Case::new(transcoder, activation);
+    case.check_parameters();
+    case.check_squared_error();
+    case.check_slopes();
+    case.check_fold();
+    case.check_folder(scratch);
+    case.check_shapes();
+}
+
+/// The mesh of one rank: what a test needs of a strategy.
+#[derive(Debug)]
+struct OneRank;
+
+impl ParallelismStrategy for OneRank {
+    fn mesh(&self) -> Mesh {
+        Mesh { data: Axis::SINGLE, feature: Axis::SINGLE, sharded: false }
+    }
+
+    fn sum(&self, _: MeshAxis, _: &mut Tensor) -> Result<()> {
+        Ok(())
+    }
+
+    fn barrier(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn noise(shape: &[i64], index: u64) -> Tensor {
+    let mut stream = Stream::new(23, "transcoder suite", index);
+    let numbers: Vec<f64> = (0..shape.iter().product()).map(|_| 2.0 * stream.uniform() - 1.0).collect();
+    Tensor::from_slice(&numbers).view(shape)
+}
+
+fn largest(tensor: &Tensor) -> f64 {
+    tensor.abs().max().double_value(&[])
+}
+
+struct Case<'a> {
+    transcoder: &'a mut dyn Transcoder,
+    activation: &'a dyn SparsityActivation,
+    params: Parameters,
+    batch: Batch,
+}
+
+impl<'a> Case<'a> {
+    fn new(transcoder: &'a mut dyn Transcoder, activation: &'a dyn SparsityActivation) -> Self {
+        let shape = [ROWS, DIMS.layers as i64, DIMS.d_model as i64];
+        let batch = Batch { inputs: noise(&shape, 1), targets: noise(&shape, 2) };
+        let specs = transcoder.parameters(DIMS, activation);
+        let mut params = Parameters::init(specs, 4, Kind::Double, Device::Cpu).expect("its own specs");
+        transcoder.calibrate(&mut params, activation, &batch.inputs, 0.5).expect("enough rows");
+        Self { transcoder, activation, params, batch }
+    }
+
+    fn step(&mut self, params: &Parameters) -> StepOutput {
+        let context = StepContext { activation: self.activation, strategy: &OneRank, penalty: PENALTY };
+        self.transcoder.step(params, &self.batch, &context).expect("fitting shapes")
+    }
+
+    fn reconstruct(&self, params: &Parameters, inputs: &Tensor) -> Tensor {
+        let encode = |s: usize| self.transcoder.encode(params, self.activation, s, &inputs.select(1, s as i64)).expect("fitting shapes");
+        let acts: Vec<Tensor> = (0..DIMS.layers).map(encode).collect();
+        let all: Vec<Tensor> = (0..DIMS.layers).map(|t| self.transcoder.decode(params, &acts, t).expect("fitting shapes")).collect();
+        Tensor::stack(&all, 1)
+    }
+
+    fn check_parameters(&self) {
+        let specs = self.params.specs();
+        let mut names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), specs.len(), "every parameter has a name of its own");
+        assert!(specs.is_sorted_by_key(|spec| spec.layer), "parameters are grouped by layer");
+        assert!(specs.iter().filter(|spec| spec.per_feature).all(|spec| spec.shape[0] == DIMS.d_features as i64), "features come first");
+        for source in 0..DIMS.layers {
+            let targets = self.transcoder.targets(DIMS, source);
+            assert!(targets.start >= source && targets.end <= DIMS.layers && !targets.is_empty(), "layer {source} writes to {targets:?}");
+        }
+    }
+
+    fn check_squared_error(&mut self) {
+        let params = self.params.copy();
+        let output = self.step(&params);
+        let error = (self.reconstruct(&params, &self.batch.inputs) - &self.batch.targets).square();
+        let want = error.sum(Kind::Double).double_value(&[]) / ROWS as f64;
+        assert!((output.mse.double_value(&[]) - want).abs() < 1e-9 * (1.0 + want), "the step's squared error is that of encode and decode");
+        let per_layer = error.sum_dim_intlist([0, 2].as_slice(), false, Kind::Double);
+        assert!(largest(&(per_layer - output.squared_error)) < 1e-9 * (1.0 + want), "squared errors of each layer");
+        assert_eq!(output.active_rows.size(), [DIMS.layers as i64, DIMS.d_features as i64], "active rows of each feature");
+        for (spec, gradient) in params.specs().iter().zip(&output.gradients) {
+            assert_eq!(gradient.size(), spec.shape, "the gradient of `{}` has its shape", spec.name);
+        }
+        for (after, before) in params.values().iter().zip(self.params.values()) {
+            assert_eq!(after, before, "a step leaves the parameters alone");
+        }
+    }
+
+    fn check_slopes(&mut self) {
+        const STEP: f64 = 1e-6;
+        let params = self.params.copy();
+        let gradients = self.step(&params).gradients;
+        let own: Vec<&str> = self.activation.parameters().iter().map(|own| own.name).collect();
+        for (place, spec) in params.specs().iter().enumerate() {
+            if own.iter().any(|own| spec.name == format!("{own}_{}", spec.layer)) {
+                continue;
+            }
+            let direction = noise(&spec.shape, 100 + place as u64);
+            let mut loss_at = |by: f64| {
+                let mut moved = params.copy();
+                moved.set(&spec.name, &params.values()[place] + &direction * by).expect("same shape");
+                let output = self.step(&moved);
+                [output.mse, output.sparsity, output.preact].iter().map(|term| term.double_value(&[])).sum::<f64>()
+            };
+            let slope = (loss_at(STEP) - loss_at(-STEP)) / (2.0 * STEP);
+            let got = (&gradients[place] * &direction).sum(Kind::Double).double_value(&[]);
+            assert!(
+                (slope - got).abs() < 1e-5 * (1.0 + slope.abs()),
+                "the gradient of `{}`: slope {got}, by differences {slope}",
+                spec.name
+            );
+        }
+    }
+
+    fn check_fold(&self) {
+        let scales = |index| noise(&[DIMS.layers as i64], index).abs() + 0.5;
+        let (input_scales, target_scales) = (scales(5), scales(6));
+        let list = |scales: &Tensor| Vec::<f64>::try_from(scales).expect("one axis");
+        let mut folded = self.params.copy();
+        self.transcoder.fold(&mut folded, &list(&input_scales), &list(&target_scales)).expect("a scale for each layer");
+        let of_raw = self.reconstruct(&folded, &(&self.batch.inputs / input_scales.view([1, -1, 1])));
+        let apart = largest(&(of_raw * target_scales.view([1, -1, 1]) - self.reconstruct(&self.params, &self.batch.inputs)));
+        assert!(apart < 1e-9, "folded parameters take and give raw rows; {apart} apart");
+        assert!(self.transcoder.fold(&mut folded, &[1.0], &[1.0]).is_err(), "one scale is not enough");
+    }
+
+    fn check_folder(&self, scratch: &Path) {
+        self.transcoder.save(scratch, &self.params, self.activation).expect("a folder that can be written");
+        let thresholds = self.activation.thresholds(&[]).map_or(true, |none| none.is_some());
+        assert_eq!(self.transcoder.has_thresholds(scratch).expect("its own files"), thresholds);
+        let (dims, params) = self.transcoder.load(scratch, self.activation, Kind::Double, Device::Cpu).expect("its own files");
+        assert_eq!(dims, DIMS);
+        let apart = largest(&(self.reconstruct(&params, &self.batch.inputs) - self.reconstruct(&self.params, &self.batch.inputs)));
+        assert!(apart < 1e-9, "a folder is read back; {apart} apart");
+    }
+
+    fn check_shapes(&mut self) {
+        let wide = DIMS.d_model as i64 + 1;
+        let context = StepContext { activation: self.activation, strategy: &OneRank, penalty: PENALTY };
+        let shape = [ROWS, DIMS.layers as i64, wide];
+        let batch = Batch { inputs: noise(&shape, 7), targets: noise(&shape, 8) };
+        assert!(self.transcoder.step(&self.params, &batch, &context).is_err(), "rows that are too wide");
+        assert!(self.transcoder.encode(&self.params, self.activation, 0, &noise(&[ROWS, wide], 9)).is_err(), "rows that are too wide");
+        assert!(
+            self.transcoder.encode(&self.params, self.activation, DIMS.layers, &noise(&[ROWS, DIMS.d_model as i64], 9)).is_err(),
+            "no such layer"
+        );
+        assert!(self.transcoder.decode(&self.params, &[], 0).is_err(), "no source layer");
+    }
+}

@@ -267,3 +267,16 @@ fn shapes_that_do_not_fit_are_errors() {
     assert!(built.transcoder.decode(&built.params, &[noise(&[4, 9], 0)], 1).is_err());
     assert!(built.transcoder.calibrate(&mut built.params, &*built.activation, &noise(&[4, 2, 6], 0), 1.0).is_err());
 }
+
+#[test]
+fn every_transcoder_conforms() {
+    let registry = registry();
+    for transcoder in ["clt", "plt"] {
+        for activation in ["relu", "jumprelu"] {
+            let mut transcoder = registry.build::<dyn Transcoder>(&Spec::named(transcoder)).expect("builds");
+            let activation = registry.build::<dyn SparsityActivation>(&Spec::named(activation)).expect("builds");
+            let scratch = tempfile::tempdir().expect("a folder");
+            circuitlab_core::testing::transcoder::conforms(&mut *transcoder, &*activation, scratch.path());
+        }
+    }
+}

@@ -71,7 +71,8 @@ impl Sums {
 }
 
 fn splice_report(sums: &[Sums; 3], tokens: u64, model_loss: f64) -> SpliceReport {
-    let [spliced, zero, mean] = sums.map(|sum| Loss { cross_entropy: sum.cross_entropy / tokens.max(1) as f64, kl: sum.kl / tokens.max(1) as f64 });
+    let [spliced, zero, mean] =
+        sums.map(|sum| Loss { cross_entropy: sum.cross_entropy / tokens.max(1) as f64, kl: sum.kl / tokens.max(1) as f64 });
     let recovered = |ablated: f64| (ablated - spliced.cross_entropy) / (ablated - model_loss);
     SpliceReport {
         recovered_from_zero: recovered(zero.cross_entropy),

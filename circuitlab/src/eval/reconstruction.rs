@@ -95,6 +95,9 @@ fn finish(sums: &[LayerSums], rows: u64) -> Reconstruction {
         variance: each(&|layer| layer.squared_outputs - layer.outputs.square().sum(Kind::Double).double_value(&[]) / count),
         mean_norm: each(&|layer| layer.norms / count),
         mean_outputs: sums.iter().map(|layer| (&layer.outputs / count).to_kind(Kind::Float)).collect(),
-        fired: sums.iter().map(|layer| (0..layer.fired.numel() as i64).map(|feature| layer.fired.double_value(&[feature])).collect()).collect(),
+        fired: sums
+            .iter()
+            .map(|layer| (0..layer.fired.numel() as i64).map(|feature| layer.fired.double_value(&[feature])).collect())
+            .collect(),
     }
 }

@@ -114,7 +114,9 @@ impl Report {
     pub(super) fn new(saved: &SavedTranscoder, model: &ModelInfo, sums: &Reconstruction, faithfulness: Faithfulness) -> Self {
         let rows = sums.rows.max(1) as f64;
         let layers: Vec<LayerReport> = (0..sums.fired.len()).map(|layer| layer_report(sums, layer, rows)).collect();
-        let weighted = |values: &[f64], weight: &dyn Fn(usize) -> f64| values.iter().enumerate().map(|(layer, value)| value * weight(layer)).sum::<f64>();
+        let weighted = |values: &[f64], weight: &dyn Fn(usize) -> f64| {
+            values.iter().enumerate().map(|(layer, value)| value * weight(layer)).sum::<f64>()
+        };
         let total = |weight: &dyn Fn(usize) -> f64| explained(weighted(&sums.squared_error, weight), weighted(&sums.variance, weight));
         let equal_norms = |layer: usize| 1.0 / sums.mean_norm[layer].max(f64::MIN_POSITIVE).powi(2);
         let explained_variance = total(&equal_norms);

@@ -51,7 +51,9 @@ impl HookVisitor for Splice<'_> {
         match point {
             HookPoint::Block { layer, hook } if hook == self.hooks.1 => self.layers.contains(&layer),
             // Features of all layers up to the last spliced one write into it.
-            HookPoint::Block { layer, hook } if hook == self.hooks.0 => matches!(self.stand, Stand::Transcoder(_)) && layer < self.layers.end,
+            HookPoint::Block { layer, hook } if hook == self.hooks.0 => {
+                matches!(self.stand, Stand::Transcoder(_)) && layer < self.layers.end
+            }
             _ => false,
         }
     }
@@ -63,7 +65,10 @@ impl HookVisitor for Splice<'_> {
         if hook == self.hooks.0 {
             if let Stand::Transcoder(saved) = self.stand {
                 if self.acts.len() != layer {
-                    return Err(CoreError::Invalid(format!("`{point}` was shown after {} source layers, expected {layer}", self.acts.len())));
+                    return Err(CoreError::Invalid(format!(
+                        "`{point}` was shown after {} source layers, expected {layer}",
+                        self.acts.len()
+                    )));
                 }
                 let inputs = pick(value, self.rows).to_kind(Kind::Float);
                 self.acts.push(saved.transcoder.encode(&saved.params, &*saved.activation, layer, &inputs)?);

@@ -147,7 +147,11 @@ fn remove(folder: &Path) -> Result<()> {
     if !folder.exists() {
         return Ok(());
     }
-    let doomed = if folder.extension().is_some_and(|extension| extension == "part") { folder.to_path_buf() } else { folder.with_extension("old.part") };
+    let doomed = if folder.extension().is_some_and(|extension| extension == "part") {
+        folder.to_path_buf()
+    } else {
+        folder.with_extension("old.part")
+    };
     if doomed != folder {
         if doomed.exists() {
             fs::remove_dir_all(&doomed).map_err(CoreError::io("remove", &doomed))?;

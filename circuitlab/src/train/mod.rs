@@ -8,7 +8,10 @@ mod schedule;
 mod state;
 mod trainer;
 
-pub use config::{CheckpointConfig, ComputeConfig, DataConfig, InitConfig, MetricsConfig, OptimiserConfig, ScheduleConfig, SizeConfig, SparsityConfig, TrainConfig};
+pub use config::{
+    CheckpointConfig, ComputeConfig, DataConfig, InitConfig, MetricsConfig, OptimiserConfig, ScheduleConfig, SizeConfig, SparsityConfig,
+    TrainConfig,
+};
 pub use metrics::{Interval, StepMetrics};
 pub use optimiser::{Adam, clip_by_global_norm};
 pub use schedule::Schedule;

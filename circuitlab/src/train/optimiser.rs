@@ -1,7 +1,7 @@
 //! Adam, and clipping by the global norm.
 
 use circuitlab_core::parallel::MeshAxis;
-use circuitlab_core::{Error as CoreError, Parameters, ParallelismStrategy};
+use circuitlab_core::{Error as CoreError, ParallelismStrategy, Parameters};
 use tch::{Kind, Tensor};
 
 use super::config::OptimiserConfig;
@@ -57,7 +57,8 @@ impl Adam {
     /// Moments that do not fit the parameters.
     pub fn resume(config: OptimiserConfig, params: &Parameters, steps: u64, first: Vec<Tensor>, second: Vec<Tensor>) -> Result<Self> {
         let fits = |moments: &[Tensor]| {
-            moments.len() == params.values().len() && moments.iter().zip(params.values()).all(|(moment, value)| moment.size() == value.size())
+            moments.len() == params.values().len()
+                && moments.iter().zip(params.values()).all(|(moment, value)| moment.size() == value.size())
         };
         if !fits(&first) || !fits(&second) {
             return Err(CoreError::Invalid("the saved optimiser state does not fit the parameters".to_owned()).into());

@@ -26,7 +26,9 @@ impl Schedule {
         let batch_rows = config.data.batch_rows as u64;
         let steps = match schedule.steps {
             Some(steps) => steps,
-            None if schedule.epochs > 0.0 && schedule.epochs.is_finite() => (schedule.epochs * cache_rows as f64 / batch_rows as f64) as u64,
+            None if schedule.epochs > 0.0 && schedule.epochs.is_finite() => {
+                (schedule.epochs * cache_rows as f64 / batch_rows as f64) as u64
+            }
             None => return refuse(format!("`schedule.epochs` is {}, expected a number above 0", schedule.epochs)),
         };
         if steps == 0 {
@@ -48,7 +50,10 @@ impl Schedule {
         }
         let ramp = config.sparsity.ramp;
         if !(0.0..=1.0).contains(&ramp) {
-            return refuse(format!("`sparsity.ramp` is {ramp} of the run, so lambda never reaches {}; expected a number between 0 and 1", config.sparsity.lambda));
+            return refuse(format!(
+                "`sparsity.ramp` is {ramp} of the run, so lambda never reaches {}; expected a number between 0 and 1",
+                config.sparsity.lambda
+            ));
         }
         let ramp = (ramp * steps as f64).round() as u64;
         Ok(Self { steps, warmup, decay, ramp, learning_rate: rate })

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use circuitlab_core::{Dims, Parameters, ParallelismStrategy, SparsityActivation, StepOutput, Transcoder};
+use circuitlab_core::{Dims, ParallelismStrategy, Parameters, SparsityActivation, StepOutput, Transcoder};
 use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{self, SavedState};

@@ -149,7 +149,8 @@ impl<'a> Trainer<'a> {
             let rows = first_rows(&cache, &config, &normalisation)?;
             (TrainState::start(&parts, &config, &rows)?, fresh)
         };
-        let sinks = if run.path().join("metrics.jsonl").exists() { Sinks::resume(run.path(), state.step)? } else { Sinks::create(run.path())? };
+        let sinks =
+            if run.path().join("metrics.jsonl").exists() { Sinks::resume(run.path(), state.step)? } else { Sinks::create(run.path())? };
         run.log(&format!(
             "{} steps of {} rows; {} layers of {} features, {} parameters",
             schedule.steps,
