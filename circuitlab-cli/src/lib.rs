@@ -40,7 +40,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     // Before anything asks libtorch about CUDA: it keeps its first answer.
     circuitlab::device::load_cuda();
     circuitlab_plugins::link();
-    let bars = Bars::new();
+    let bars = Bars::new(cli.quiet);
     logging::start(cli.verbosity(), bars.multi())?;
     let context = commands::Context { registry: Registry::linked()?, bars, json: cli.json };
     let mut outcome = None;

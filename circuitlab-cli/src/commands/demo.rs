@@ -51,8 +51,7 @@ fn say(context: &Context, line: &str) -> anyhow::Result<()> {
     if context.json {
         return Ok(());
     }
-    stdout::print(&format!("{line}\n"))?;
-    Ok(())
+    stdout::print(line)
 }
 
 /// Writes a bundled file, unless it is there.

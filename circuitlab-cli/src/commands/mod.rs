@@ -25,8 +25,7 @@ impl Context {
     /// Prints a result: as JSON where that was asked for, else as text.
     pub(crate) fn print(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
         let shown = if self.json { serde_json::to_string_pretty(value)? } else { text() };
-        stdout::print(&format!("{}\n", shown.trim_end()))?;
-        Ok(())
+        stdout::print(shown.trim_end())
     }
 }
 

@@ -12,6 +12,9 @@ use super::human;
 /// Without a terminal, lines come no more often than this.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
+/// Work that is over sooner is not worth a line.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
+
 /// News that come so soon tell of work that an earlier process did.
 const AT_ONCE: Duration = Duration::from_millis(20);
 
@@ -20,6 +23,7 @@ const AT_ONCE: Duration = Duration::from_millis(20);
 pub struct Bars {
     multi: MultiProgress,
     terminal: bool,
+    quiet: bool,
     task: Mutex<Option<Task>>,
 }
 
@@ -38,9 +42,9 @@ struct Task {
 }
 
 impl Bars {
-    /// Shows bars if stderr is a terminal. Log lines must be printed through [`Bars::multi`].
-    pub fn new() -> Self {
-        Self { multi: MultiProgress::new(), terminal: io::stderr().is_terminal(), task: Mutex::new(None) }
+    /// Shows bars if stderr is a terminal, and nothing at all if `quiet`. Log lines must be printed through [`Bars::multi`].
+    pub fn new(quiet: bool) -> Self {
+        Self { multi: MultiProgress::new(), terminal: io::stderr().is_terminal() && !quiet, quiet, task: Mutex::new(None) }
     }
 
     /// What keeps other output on stderr from tearing a bar apart.
@@ -50,12 +54,6 @@ impl Bars {
 
     fn with_task(&self, act: impl FnOnce(&mut Option<Task>)) {
         act(&mut self.task.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-impl Default for Bars {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -76,7 +74,7 @@ impl Progress for Bars {
     fn at(&self, done: u64, note: &str) {
         self.with_task(|current| {
             if let Some(task) = current {
-                task.at(done, note);
+                task.at(done, note, self.quiet);
             }
         });
     }
@@ -87,7 +85,9 @@ impl Progress for Bars {
             if let Some(bar) = &task.bar {
                 bar.finish_and_clear();
             }
-            say(&task.summary());
+            if !self.quiet && task.started.elapsed() >= WORTH_TELLING {
+                say(&task.summary());
+            }
         });
     }
 }
@@ -104,7 +104,7 @@ impl Drop for Bars {
 }
 
 impl Task {
-    fn at(&mut self, done: u64, note: &str) {
+    fn at(&mut self, done: u64, note: &str, quiet: bool) {
         self.done = done;
         if self.note != note {
             note.clone_into(&mut self.note);
@@ -114,7 +114,7 @@ impl Task {
         }
         if let Some(bar) = &self.bar {
             bar.set_position(done);
-        } else if self.told.elapsed() >= LINE_EVERY {
+        } else if !quiet && self.told.elapsed() >= LINE_EVERY {
             self.told = Instant::now();
             say(&self.line());
         }
@@ -224,7 +224,7 @@ mod tests {
     fn a_bar_shows_unit_and_note() {
         let screen = InMemoryTerm::new(5, 140);
         let multi = MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(screen.clone())));
-        let bars = Bars { multi, terminal: true, task: Mutex::new(None) };
+        let bars = Bars { multi, terminal: true, quiet: false, task: Mutex::new(None) };
         bars.begin("train", 4000, "tokens");
         bars.at(1000, "loss 3.5");
         if let Some(bar) = bars.task.lock().expect("not poisoned").as_ref().and_then(|task| task.bar.clone()) {
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn news_without_work_is_ignored() {
-        let bars = Bars { multi: MultiProgress::new(), terminal: false, task: Mutex::new(None) };
+        let bars = Bars { multi: MultiProgress::new(), terminal: false, quiet: false, task: Mutex::new(None) };
         bars.at(3, "");
         bars.end();
         bars.begin("a", 0, "rows");

@@ -169,6 +169,7 @@ impl<'a> Trainer<'a> {
         let mut last = None;
         let mut since_record = (Instant::now(), self.state.step);
         self.request.progress.begin("train", self.schedule.steps * self.config.data.batch_rows as u64, "tokens");
+        self.request.progress.at(self.state.step * self.config.data.batch_rows as u64, "");
         while self.state.step < self.schedule.steps {
             let loaded = loader.next()?;
             let metrics = self.step(&to_device(&loaded.batch, &self.config), &mut interval)?;

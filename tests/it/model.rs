@@ -1,0 +1,104 @@
+//! `model`, `plugins` and `bench`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use circuitlab_tests::{arg, json, model, repository, succeed};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+fn floats(view: &TensorView<'_>) -> Vec<f32> {
+    assert_eq!(view.dtype(), Dtype::F32);
+    view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes"))).collect()
+}
+
+#[test]
+fn activations_are_those_of_the_reference() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["llama", "llama3-rope", "gpt2"] {
+        let fixture = repository().join("tests/fixtures/models").join(name);
+        let expected = fixture.join("expected.safetensors");
+        let out = folder.path().join(format!("{name}.safetensors"));
+        succeed(&["model", "activations", "--model", arg(&fixture), "--tokens", arg(&expected), "--out", arg(&out)]);
+        let (want, got) = (fs::read(&expected).expect("a fixture"), fs::read(&out).expect("the result"));
+        let (want, got) = (SafeTensors::deserialize(&want).expect("safetensors"), SafeTensors::deserialize(&got).expect("safetensors"));
+        let mut names = (want.names(), got.names());
+        names.0.sort_unstable();
+        names.1.sort_unstable();
+        assert_eq!(names.0, names.1, "{name}: the same keys");
+        for key in names.0.into_iter().filter(|key| *key != "tokens") {
+            let (want, got) = (want.tensor(key).expect("listed"), got.tensor(key).expect("listed"));
+            assert_eq!(want.shape(), got.shape(), "{name}, {key}");
+            let apart = floats(&want).iter().zip(floats(&got)).map(|(want, got)| (want - got).abs()).fold(0.0, f32::max);
+            assert!(apart < 1e-4, "{name}, {key}: {apart} apart");
+        }
+    }
+}
+
+#[test]
+fn a_model_is_described() {
+    let shown = json(&["model", "show", arg(&model())]);
+    assert_eq!(shown["model"]["family"], "llama");
+    // 1024 x 128 embeddings, and per layer 128 x (128 + 64 + 64 + 128) attention, 3 x 128 x 352 MLP, 2 x 128 gains; one more gain.
+    assert_eq!(shown["model"]["parameters"], 1024 * 128 + 4 * (128 * 384 + 3 * 128 * 352 + 256) + 128);
+    let hooks: Vec<&str> = shown["hook_points"].as_array().expect("a list").iter().filter_map(|hook| hook.as_str()).collect();
+    assert!(hooks.contains(&"blocks.3.mlp.hook_in") && hooks.contains(&"blocks.0.hook_mlp_out"), "{hooks:?}");
+    assert!(succeed(&["model", "show", arg(&model())]).contains("blocks.{0..3}.mlp.hook_in"));
+}
+
+#[test]
+fn plugins_are_listed_by_kind() {
+    let listed = json(&["plugins", "list"]);
+    let mut kinds: HashMap<&str, Vec<&str>> = HashMap::new();
+    for plugin in listed.as_array().expect("a list") {
+        kinds.entry(plugin["kind"].as_str().expect("text")).or_default().push(plugin["name"].as_str().expect("text"));
+    }
+    assert_eq!(kinds["codec"], ["int8", "none", "zstd"]);
+    assert_eq!(kinds["model"], ["gpt2", "llama"]);
+    assert_eq!(kinds["activation"], ["jumprelu", "relu"]);
+    assert_eq!(kinds["transcoder"], ["clt", "plt"]);
+    assert_eq!(kinds["strategy"], ["single"]);
+    assert_eq!(kinds["text-source"], ["txt"]);
+}
+
+/// The first recorded step, in the form that benchmarks read.
+fn bench_input(path: &Path) -> Vec<f64> {
+    let whole = fs::read(repository().join("tests/fixtures/training/clt_golden.safetensors")).expect("a fixture");
+    let golden = SafeTensors::deserialize(&whole).expect("safetensors");
+    let doubles = |view: &TensorView<'_>| {
+        view.data().chunks_exact(8).map(|bytes| f64::from_le_bytes(bytes.try_into().expect("eight bytes"))).collect::<Vec<_>>()
+    };
+    let steps = doubles(&golden.tensor("steps").expect("the table"));
+    // The fourth step's weights: at the first, lambda is still 0.
+    let scalars = [("lambda", 1e-2), ("mu", steps[6]), ("bandwidth", 1.0), ("lr", 1e-3)];
+    let single = |values: &[f64]| values.iter().flat_map(|value| (*value as f32).to_le_bytes()).collect::<Vec<u8>>();
+    let mut blobs: Vec<(String, Vec<usize>, Vec<u8>)> =
+        scalars.iter().map(|(name, value)| ((*name).to_owned(), vec![], single(&[*value]))).collect();
+    for name in golden.names().into_iter().filter(|name| name.starts_with("init.") || *name == "x.0" || *name == "y.0") {
+        let view = golden.tensor(name).expect("listed");
+        blobs.push((name.to_owned(), view.shape().to_vec(), single(&doubles(&view))));
+    }
+    let views = blobs.iter().map(|(name, shape, data)| (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), data).expect("fits")));
+    fs::File::create(path)
+        .and_then(|mut file| std::io::Write::write_all(&mut file, &safetensors::serialize(views, None).expect("lays out")))
+        .expect("writes");
+    steps
+}
+
+#[test]
+fn the_step_benchmark_prints_what_the_reference_prints() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let input = folder.path().join("in.safetensors");
+    let steps = bench_input(&input);
+    let printed = succeed(&["bench", "step", arg(&input), "--steps", "3", "--dense"]);
+    let lines: Vec<&str> = printed.lines().collect();
+    assert_eq!(lines.len(), 5, "{printed}");
+    let words: Vec<&str> = lines[0].split_whitespace().collect();
+    assert_eq!(
+        [words[0], words[1], words[2], words[4], words[6], words[8], words[10]],
+        ["step", "0", "mse", "sparse", "preact", "l0", "seconds"]
+    );
+    let mse: f64 = words[3].parse().expect("a number");
+    assert!((mse - steps[0]).abs() < 1e-5 * steps[0], "{mse} is not the recorded {}", steps[0]);
+    assert!(lines[4].starts_with("median_seconds "), "{printed}");
+}
