@@ -7,6 +7,11 @@
 //! }
 //! ```
 
+/// The README's programs are compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}
+
 pub mod args;
 mod commands;
 pub mod output;

@@ -8,6 +8,7 @@ use circuitlab_core::{
     BlockHook, Dims, Error as CoreError, Kind, ModelInfo, Parameters, Registry, SparsityActivation, Spec, Transcoder, files,
 };
 use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
 use crate::{Error, Result};
 
@@ -90,6 +91,28 @@ impl SavedTranscoder {
         let activation = registry.build::<dyn SparsityActivation>(&activation)?;
         let (dims, params) = transcoder.load(folder, &*activation, dtype.into(), device.0)?;
         Ok(Self { folder: folder.to_path_buf(), card, dims, params, transcoder, activation })
+    }
+
+    /// The activations of one source layer.
+    ///
+    /// # Shapes
+    /// `inputs: [rows, d_model]`, raw; gives `[rows, d_features]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn encode(&self, source: usize, inputs: &Tensor) -> Result<Tensor> {
+        Ok(self.transcoder.encode(&self.params, &*self.activation, source, inputs)?)
+    }
+
+    /// The reconstruction of one target layer from the activations of all source layers up to it.
+    ///
+    /// # Shapes
+    /// `acts[s]: [rows, d_features]`; gives `[rows, d_model]`, raw.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or too few source layers.
+    pub fn decode(&self, acts: &[Tensor], target: usize) -> Result<Tensor> {
+        Ok(self.transcoder.decode(&self.params, acts, target)?)
     }
 
     /// The two places in a block that it reads and writes.

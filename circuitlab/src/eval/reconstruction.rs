@@ -64,8 +64,8 @@ pub(super) fn measure(
         for (layer, sums) in sums.iter_mut().enumerate() {
             let inputs = pick(&capture.take(HookPoint::block(layer, input_hook))?, &batch.rows).to_kind(Kind::Float);
             let outputs = pick(&capture.take(HookPoint::block(layer, output_hook))?, &batch.rows).to_kind(Kind::Float);
-            acts.push(saved.transcoder.encode(&saved.params, &*saved.activation, layer, &inputs)?);
-            let reconstructed = saved.transcoder.decode(&saved.params, &acts, layer)?;
+            acts.push(saved.encode(layer, &inputs)?);
+            let reconstructed = saved.decode(&acts, layer)?;
             sums.add(&outputs, &reconstructed, &acts[layer]);
         }
         rows += batch.rows.numel() as u64;
