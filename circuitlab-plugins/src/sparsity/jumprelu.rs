@@ -6,7 +6,7 @@
 use circuitlab_core::sparsity::ActivationParameter;
 use circuitlab_core::{Activated, ActivationGradients, BackwardInput, Construct, Error, Init, Result, SparsityActivation};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::threshold;
 
@@ -93,9 +93,8 @@ impl SparsityActivation for JumpReLU {
     /// with `g` the gradient to the activations; and `dL/dlog theta = theta dL/dtheta`.
     fn backward(&self, input: BackwardInput<'_>) -> Result<ActivationGradients> {
         let theta = self.theta(input.params)?;
-        let near = (input.pre_acts - &theta).abs_().lt(self.config.bandwidth / 2.0);
-        let back = threshold::backward(input, &theta)?;
-        let through_jump = (back.acts * near).sum_dim_intlist(0, false, None::<Kind>) * &theta / self.config.bandwidth;
+        let back = threshold::backward(input, &theta, Some(self.config.bandwidth))?;
+        let through_jump = back.near * &theta / self.config.bandwidth;
         let grad_theta = back.theta - through_jump;
         let grad_stored = match self.config.parameterisation {
             Parameterisation::Log => grad_theta * theta,

@@ -42,7 +42,7 @@ impl SparsityActivation for ReLU {
 
     fn backward(&self, input: BackwardInput<'_>) -> Result<ActivationGradients> {
         let theta = zeros(input.pre_acts);
-        let back = threshold::backward(input, &theta)?;
+        let back = threshold::backward(input, &theta, None)?;
         Ok(ActivationGradients {
             sparsity: back.sparsity,
             preact: back.preact,
