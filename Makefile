@@ -1,7 +1,7 @@
 # Short names for what cargo and scripts/ do; CONTRIBUTING.md says more.
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: build setup setup-cuda demo test lint bench clean
+.PHONY: build setup setup-cuda demo test lint clean
 
 # The optimised program.
 build: setup
@@ -24,9 +24,6 @@ test: setup
 
 lint: setup
 	scripts/test lint
-
-bench: setup
-	cargo bench --workspace
 
 clean:
 	cargo clean

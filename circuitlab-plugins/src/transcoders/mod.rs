@@ -4,8 +4,10 @@
 mod clt;
 mod dictionary;
 mod files;
+mod linear;
 mod plt;
 mod step;
 
-pub use clt::{Clt, CltConfig};
-pub use plt::{Plt, PltConfig};
+pub use clt::{CltConfig, CrossLayer};
+pub use linear::Linear;
+pub use plt::{PerLayer, PltConfig};
