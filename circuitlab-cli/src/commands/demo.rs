@@ -132,7 +132,7 @@ Done in {took}.
   {out}/eval.json    all figures
 
 Next:
-  circuitlab train --cache {out}/cache --out runs/sparser --config {out}/train.toml --set sparsity.lambda=6
+  circuitlab train --cache {out}/cache --out runs/sparser --config {out}/train.toml --set sparsity.lambda=0.5
   circuitlab eval --clt runs/sparser/final --model {out}/model --text {out}/shakespeare.txt --range {HELD_OUT_RANGE}",
         rows = human::whole(report.rows),
         ev = report.explained_variance,

@@ -55,8 +55,9 @@ fn dry_run(args: &TrainArgs, config: &TrainConfig, context: &Context) -> anyhow:
     let rows = config.data.batch_rows as u64;
     let memory = value_bytes * (4 * parameters + 3 * rows * dims.layers as u64 * dims.d_features as u64);
     let checkpoint = value_bytes * 4 * parameters;
-    let (l, d, f) = (dims.layers as f64, dims.d_model as f64, dims.d_features as f64);
-    let flop = rows as f64 * l * d * f * (3.0 * l + 7.0) * schedule.steps as f64;
+    // Per source layer: the encoder's product and its gradient, and for each target layer the decoder's and its two gradients.
+    let products: usize = (0..dims.layers).map(|source| 2 + 3 * transcoder.targets(dims, source).len()).sum();
+    let flop = 2.0 * (schedule.steps * rows) as f64 * (dims.d_model * dims.d_features * products) as f64;
     let facts = json!({
         "config": config, "parameters": parameters, "steps": schedule.steps, "rows": schedule.steps * rows, "memory_bytes": memory,
         "checkpoint_bytes": checkpoint, "dense_flop": flop,

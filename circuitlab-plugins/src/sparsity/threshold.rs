@@ -114,11 +114,11 @@ impl Pass<'_> {
         if let Some(window) = self.window {
             sums.near += over_rows(&(&grad * gap.abs().lt(window / 2.0)));
         }
-        let silent = gap.gt(0.0);
+        // Converted once: each use of a mask in arithmetic would convert it again, which took longer than the products.
+        let silent = gap.gt(0.0).to_kind(self.theta.kind());
         sums.silent += over_rows(&silent);
         sums.gap += over_rows(&gap.relu_());
-        let _ = grad.g_mul_(active);
-        grad -= silent * &self.pull;
+        let _ = grad.g_mul_(active).addcmul_(&silent, &self.pull.neg().unsqueeze(0));
     }
 }
 
