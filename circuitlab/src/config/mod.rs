@@ -2,8 +2,10 @@
 
 mod merge;
 mod overrides;
+mod resolve;
 mod toml_text;
 
-pub use merge::{merge, resolve};
+pub use merge::merge;
 pub use overrides::overrides;
+pub use resolve::resolve;
 pub use toml_text::{load, to_toml};
