@@ -1,6 +1,6 @@
 //! Files that are written whole or not at all.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -26,12 +26,50 @@ pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result
     })
 }
 
-/// Moves a finished folder to its place in one step.
+/// Fills a folder beside its place and renames it, so that a reader sees no folder or the whole one. What an earlier process left
+/// half-filled is removed first, and so is this one's where filling fails.
 ///
 /// # Errors
-/// [`Error::Io`] when the place is taken by a folder that is not empty.
-pub fn publish_folder(part: &Path, place: &Path) -> Result<()> {
-    fs::rename(part, place).and_then(|()| sync_folder(place)).map_err(Error::io("create", place))
+/// What `fill` returns, and [`Error::Io`] when the place is taken by a folder that is not empty.
+pub fn write_folder<E: From<Error>>(place: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
+    let part = part_path(place);
+    remove_folder(&part)?;
+    let filled = fs::create_dir_all(&part).map_err(Error::io("create", &part)).map_err(E::from).and_then(|()| fill(&part));
+    let moved = || fs::rename(&part, place).and_then(|()| sync_folder(place)).map_err(Error::io("create", place)).map_err(E::from);
+    filled.and_then(|()| moved()).inspect_err(|_| {
+        // A full disk is the likely cause: give its room back, and tell the first error.
+        let _ = fs::remove_dir_all(&part);
+    })
+}
+
+/// Removes a folder if it is there. It gets another name first, so that a process that is killed half way leaves nothing that
+/// looks whole.
+///
+/// # Errors
+/// What the file system returns.
+pub fn remove_folder(folder: &Path) -> Result<()> {
+    let doomed = if folder.extension().is_some_and(|extension| extension == "part") { folder.to_path_buf() } else { part_path(folder) };
+    if doomed != folder && folder.exists() {
+        if doomed.exists() {
+            fs::remove_dir_all(&doomed).map_err(Error::io("remove", &doomed))?;
+        }
+        fs::rename(folder, &doomed).map_err(Error::io("rename", folder))?;
+    }
+    if doomed.exists() { fs::remove_dir_all(&doomed).map_err(Error::io("remove", &doomed)) } else { Ok(()) }
+}
+
+/// Locks a folder itself, so that no file is left over; the lock ends with the file that is given back. Nothing is given back where
+/// another process holds it.
+///
+/// # Errors
+/// A folder that cannot be opened.
+pub fn try_lock_folder(folder: &Path) -> Result<Option<File>> {
+    let file = File::open(folder).map_err(Error::io("read", folder))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Ok(None),
+        // Some network file systems have no locks; the lock only guards against a mistake.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(file)),
+    }
 }
 
 /// The name under which a file or folder is written before it is renamed to `path`.

@@ -129,7 +129,10 @@ fn draw(spec: &ParameterSpec, seed: u64, kind: Kind, device: Device) -> Result<T
         Init::Uniform { limit } => {
             let rows = spec.shape.first().copied().unwrap_or(1);
             let width = spec.shape.iter().skip(1).product::<i64>();
-            let mut numbers = Vec::with_capacity((rows * width) as usize);
+            let mut numbers = Vec::new();
+            let count = usize::try_from(i128::from(rows) * i128::from(width)).unwrap_or(usize::MAX);
+            let none = |_| Error::Invalid(format!("there is no memory for parameter `{}` of shape {:?}", spec.name, spec.shape));
+            numbers.try_reserve_exact(count).map_err(none)?;
             for row in 0..rows {
                 let mut stream = Stream::new(seed, &spec.name, row as u64);
                 numbers.extend((0..width).map(|_| ((2.0 * stream.uniform() - 1.0) * limit) as f32));

@@ -78,8 +78,8 @@ impl TensorFile {
         let view = self.view(name)?;
         let stored = kind_of(view.dtype())
             .ok_or_else(|| Error::format(&self.path, format!("tensor `{name}` has the unsupported type {:?}", view.dtype())))?;
-        let tensor = Tensor::f_from_data_size(view.data(), &shape(&view), stored)?;
-        Ok(tensor.f_to_device(device)?.f_to_kind(kind.unwrap_or(stored))?)
+        let read = || Tensor::f_from_data_size(view.data(), &shape(&view), stored)?.f_to_device(device)?.f_to_kind(kind.unwrap_or(stored));
+        read().map_err(|error| Error::format(&self.path, format!("tensor `{name}`: {}", Error::from(error))))
     }
 
     fn view(&self, name: &str) -> Result<TensorView<'_>> {

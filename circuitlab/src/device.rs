@@ -7,6 +7,9 @@ use tch::{Cuda, Device};
 
 use crate::{Error, Result};
 
+/// More threads than this are a slip of the keyboard, and making them takes for ever.
+const MOST_THREADS: usize = 1024;
+
 /// Makes CUDA usable where it is installed; everywhere else the run is a CPU run. Returns whether the library was
 /// loaded.
 ///
@@ -52,11 +55,11 @@ pub fn resolve(name: DeviceName) -> Result<Device> {
 /// choice to them. Call it before any tensor work: the pool of the own loops keeps its first size.
 ///
 /// # Errors
-/// [`Error::Invalid`] for less than one thread.
+/// [`Error::Invalid`] for less than one thread, or more than 1024.
 pub fn set_threads(threads: Option<i32>) -> Result<()> {
     let Some(threads) = threads else { return Ok(()) };
-    let count = usize::try_from(threads).ok().filter(|count| *count > 0);
-    let Some(count) = count else { return Err(Error::Invalid(format!("`{threads}` threads: expected 1 or more"))) };
+    let count = usize::try_from(threads).ok().filter(|count| (1..=MOST_THREADS).contains(count));
+    let Some(count) = count else { return Err(Error::Invalid(format!("`{threads}` threads: expected 1 to {MOST_THREADS}"))) };
     tch::set_num_threads(threads);
     if rayon::ThreadPoolBuilder::new().num_threads(count).build_global().is_err() {
         tracing::debug!(threads, "the thread pool is in use already and keeps its size");

@@ -1,7 +1,8 @@
 //! Run folders: where a training run keeps everything.
 //!
 //! ```text
-//! config.toml       the resolved config           log.txt         what happened, with times
+//! config.toml       the resolved config           origin.json     the cache that it was started on
+//! log.txt           what happened, with times
 //! metrics.jsonl     one record a line             events.*        the same for TensorBoard
 //! plots/*.svg       the same, drawn               checkpoints/    step-00000400/: a CLT folder with train/ beside it
 //! final/            the trained CLT folder
@@ -14,6 +15,8 @@ use std::time::Instant;
 
 use circuitlab_core::{Error as CoreError, files};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Result};
 
 /// A run folder and its log.
@@ -22,22 +25,40 @@ pub struct RunFolder {
     path: PathBuf,
     log: File,
     started: Instant,
+    /// Held so that no second process works on the same run.
+    _lock: File,
+}
+
+/// `origin.json`: what a run was started on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// Digest of the cache.
+    pub cache: String,
+    /// Version of this crate.
+    pub version: String,
 }
 
 impl RunFolder {
-    /// Makes a new run folder, `config.toml` and all, in one step.
+    /// Makes a new run folder, `config.toml` last: without it no folder is a run.
     ///
     /// # Errors
     /// [`Error::Exists`] when the place is taken, and what the file system returns.
-    pub fn create(path: &Path, config: &str) -> Result<Self> {
+    pub fn create(path: &Path, config: &str, origin: &Origin) -> Result<Self> {
         Self::check_free(path)?;
-        let part = files::part_path(path);
-        if part.exists() {
-            fs::remove_dir_all(&part).map_err(CoreError::io("remove", &part))?;
+        let fill = |folder: &Path| -> Result<()> {
+            let checkpoints = folder.join("checkpoints");
+            fs::create_dir_all(&checkpoints).map_err(CoreError::io("create", &checkpoints))?;
+            let origin = serde_json::to_vec_pretty(origin).map_err(|error| Error::Invalid(error.to_string()))?;
+            files::write_atomic(&folder.join("origin.json"), |out| out.write_all(&origin))?;
+            Ok(files::write_atomic(&folder.join("config.toml"), |out| out.write_all(config.as_bytes()))?)
+        };
+        // An empty folder that is there may be a mount or a link, over which nothing can be renamed.
+        if path.exists() {
+            fill(path)?;
+        } else {
+            files::write_folder(path, fill)?;
         }
-        fs::create_dir_all(part.join("checkpoints")).map_err(CoreError::io("create", &part))?;
-        files::write_atomic(&part.join("config.toml"), |out| out.write_all(config.as_bytes()))?;
-        files::publish_folder(&part, path)?;
         Self::open(path)
     }
 
@@ -48,7 +69,7 @@ impl RunFolder {
     pub fn check_free(path: &Path) -> Result<()> {
         let taken = match fs::read_dir(path) {
             Ok(mut entries) => entries.next().is_some(),
-            Err(_) => path.exists(),
+            Err(_) => fs::symlink_metadata(path).is_ok(),
         };
         if taken {
             let hint = "choose another --out, or continue that run with --resume".to_owned();
@@ -66,9 +87,13 @@ impl RunFolder {
         if !config.is_file() {
             return Err(CoreError::format(path, "no run folder: it holds no `config.toml`").into());
         }
+        let lock = files::try_lock_folder(path)?.ok_or_else(|| Error::Exists {
+            path: path.to_path_buf(),
+            hint: "and another process is training in it; wait for it, or choose another --out".to_owned(),
+        })?;
         let log = path.join("log.txt");
         let log = OpenOptions::new().create(true).append(true).open(&log).map_err(CoreError::io("write", &log))?;
-        Ok(Self { path: path.to_path_buf(), log, started: Instant::now() })
+        Ok(Self { path: path.to_path_buf(), log, started: Instant::now(), _lock: lock })
     }
 
     /// The folder.
@@ -76,9 +101,14 @@ impl RunFolder {
         &self.path
     }
 
-    /// The resolved config.
-    pub fn config_path(&self) -> PathBuf {
-        self.path.join("config.toml")
+    /// What the run was started on.
+    ///
+    /// # Errors
+    /// A file that is missing or damaged.
+    pub fn origin(&self) -> Result<Origin> {
+        let path = self.path.join("origin.json");
+        let text = fs::read_to_string(&path).map_err(CoreError::io("read", &path))?;
+        serde_json::from_str(&text).map_err(|error| CoreError::format(&path, error.to_string()).into())
     }
 
     /// Where checkpoints lie.

@@ -21,11 +21,15 @@ pub struct Card {
     /// `cross_layer_transcoder` or `transcoder_set`.
     pub model_kind: String,
     /// The language model's name.
+    #[serde(default)]
     pub model_name: String,
     /// Where inputs are read, below `blocks.{layer}.`.
     pub feature_input_hook: String,
     /// Where outputs are written, below `blocks.{layer}.`.
     pub feature_output_hook: String,
+    /// circuit-tracer's name of the activation, which per-layer transcoders may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<String>,
     /// What other tools do not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuitlab: Option<Provenance>,
@@ -44,6 +48,9 @@ pub struct Provenance {
     pub model_family: String,
     /// Tells the language model's weights from others.
     pub model_fingerprint: String,
+    /// Whether rows of special tokens were left out of training.
+    #[serde(default = "yes")]
+    pub drop_special_rows: bool,
     /// What raw inputs of each layer were multiplied by in training; folded into the saved weights.
     pub input_scales: Vec<f64>,
     /// What raw outputs of each layer were multiplied by in training; folded into the saved weights.
@@ -52,6 +59,10 @@ pub struct Provenance {
     pub steps: u64,
     /// Rows trained on.
     pub rows: u64,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A transcoder that takes and gives raw activations.
@@ -82,12 +93,7 @@ impl SavedTranscoder {
             Some(known) => registry.build::<dyn Transcoder>(&known.transcoder)?,
             None => by_model_kind(registry, folder, &card.model_kind)?,
         };
-        let activation = match &card.circuitlab {
-            Some(known) => known.activation.clone(),
-            // Others' thresholds may be zero or below, which a logarithm has no room for.
-            None if transcoder.has_thresholds(folder)? => Spec::named("jumprelu").with("parameterisation", "direct"),
-            None => Spec::named("relu"),
-        };
+        let activation = activation_spec(registry, folder, &card, &*transcoder)?;
         let activation = registry.build::<dyn SparsityActivation>(&activation)?;
         let (dims, params) = transcoder.load(folder, &*activation, dtype.into(), device.0)?;
         Ok(Self { folder: folder.to_path_buf(), card, dims, params, transcoder, activation })
@@ -118,7 +124,7 @@ impl SavedTranscoder {
     /// The two places in a block that it reads and writes.
     ///
     /// # Errors
-    /// A hook name that is unknown.
+    /// A hook name that is unknown, and hooks that no transcoder can stand between.
     pub fn hooks(&self) -> Result<(BlockHook, BlockHook)> {
         let read =
             |name: &str| name.parse().map_err(|error: CoreError| Error::from(CoreError::format(self.folder.join(CARD), error.to_string())));
@@ -181,6 +187,46 @@ pub fn read_card(folder: &Path) -> Result<Card> {
         let text = error.to_string();
         CoreError::format(&path, text.lines().next().unwrap_or("it cannot be read").to_owned()).into()
     })
+}
+
+/// The activation that a folder was trained with. Others' thresholds may be zero or below, which a logarithm has no room for.
+fn activation_spec(registry: &Registry, folder: &Path, card: &Card, transcoder: &dyn Transcoder) -> Result<Spec> {
+    if let Some(known) = &card.circuitlab {
+        return Ok(known.activation.clone());
+    }
+    let thresholds = transcoder.has_thresholds(folder)?;
+    match card.activation.as_deref() {
+        None | Some("jump_relu" | "jumprelu") if thresholds => Ok(Spec::named("jumprelu").with("parameterisation", "direct")),
+        None | Some("relu") => Ok(Spec::named("relu")),
+        Some(other) if registry.knows(Kind::Activation, other) => Ok(Spec::named(other)),
+        Some(other) => {
+            let error = CoreError::unknown(Kind::Activation.name(), other, registry.names(Kind::Activation));
+            Err(CoreError::format(folder.join(CARD), error.to_string()).into())
+        }
+    }
+}
+
+/// Checks that a transcoder can read at one place of a block and write at another: both hold a row of `d_model` numbers for each
+/// position, and the input comes first.
+///
+/// # Errors
+/// Places of another shape or order.
+pub fn check_hooks(input: BlockHook, output: BlockHook) -> Result<()> {
+    let rows = |hook: BlockHook| {
+        use BlockHook::{AttnOut, Ln2Normalized, MlpIn, MlpOut, MlpRawOut, ResidMid, ResidPost, ResidPre};
+        matches!(hook, ResidPre | AttnOut | ResidMid | Ln2Normalized | MlpIn | MlpRawOut | MlpOut | ResidPost)
+    };
+    if let Some(hook) = [input, output].into_iter().find(|hook| !rows(*hook)) {
+        return Err(Error::Invalid(format!(
+            "`{hook}` does not hold a row of d_model numbers; expected hooks such as `mlp.hook_in` and `hook_mlp_out`"
+        )));
+    }
+    if input >= output {
+        return Err(Error::Invalid(format!(
+            "`{input}` does not come before `{output}`; expected hooks such as `mlp.hook_in` and `hook_mlp_out`"
+        )));
+    }
+    Ok(())
 }
 
 fn by_model_kind(registry: &Registry, folder: &Path, model_kind: &str) -> Result<Box<dyn Transcoder>> {

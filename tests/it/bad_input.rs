@@ -104,6 +104,8 @@ fn settings_that_cannot_be_used() {
     fails(&with(args.clone(), &["--codec", "zstd+int8"]), &["`int8` takes values", "first"]);
     fails(&with(args.clone(), &["--set", "chunk_row=5"]), &["chunk_row", "did you mean `chunk_rows`"]);
     fails(&with(args.clone(), &["--set", "input_hook=mlp.hook_on"]), &["mlp.hook_on", "did you mean `mlp.hook_in`"]);
+    fails(&with(args.clone(), &["--set", "input_hook=attn.hook_pattern"]), &["attn.hook_pattern", "row of d_model"]);
+    fails(&with(args.clone(), &["--set", "input_hook=hook_resid_post"]), &["does not come before", "hook_mlp_out"]);
     fails(&with(args.clone(), &["--job", "3/2"]), &["3/2"]);
     fails(&with(args.clone(), &["--device", "gpu"]), &["gpu", "cuda"]);
     fails(&with(args, &["--dtype", "f8"]), &["f8", "f32"]);
@@ -128,7 +130,12 @@ fn training_that_cannot_be_done() {
     fails(&with(args.clone(), &["--set", "transcoder=sae"]), &["unknown transcoder `sae`", "clt"]);
     let nowhere = folder.path().join("nowhere");
     fails(&["train", "--cache", arg(&nowhere), "--out", arg(&out)], &["nowhere"]);
-    fails(&with(args.clone(), &["--resume"]), &["run"]);
+    fails(&with(args.clone(), &["--set", "size.d_features=1000000000000"]), &["size.d_features", "numbers in memory"]);
+    fails(&with(args.clone(), &["--set", "data.batch_rows=100000000000000"]), &["batch_rows"]);
+    fails(&with(args.clone(), &["--set", "schedule.steps=9000000000000000000"]), &["more than can be counted"]);
+    fails(&with(args.clone(), &["--set", "compute.threads=100000000"]), &["100000000", "threads", "1024"]);
+    fails(&with(args.clone(), &["--set", "activation.threshold=1e300"]), &["gradient", "step 0"]);
+    fails(&with(args.clone(), &["--dry-run", "--strategy", "fsdp"]), &["unknown strategy `fsdp`"]);
     assert!(!out.exists(), "nothing is left behind");
 
     fs::create_dir(&out).expect("a folder");
@@ -172,10 +179,12 @@ fn things_that_do_not_belong_together() {
     let owned = eval(&clt, &model);
     fails(&owned.each_ref().map(String::as_str), &["W_dec_2.safetensors"]);
 
-    // A run goes on only on the cache that it was started on.
+    // A run goes on only on the cache that it was started on, whether it has a checkpoint or not.
     let another = tempfile::tempdir().expect("a folder");
     let others = pipeline::cache(another.path(), "0..0.03", &[]);
     fs::remove_dir_all(run.join("final")).expect("removes");
+    fs::remove_dir_all(run.join("checkpoints")).expect("removes");
+    fs::create_dir(run.join("checkpoints")).expect("a folder");
     fails(&["train", "--cache", arg(&others), "--out", arg(&run), "--resume"], &["another cache"]);
     fails(&["train", "--cache", arg(&cache), "--out", arg(&run), "--resume", "--set", "seed=5"], &["keeps its own config"]);
 }
@@ -200,6 +209,7 @@ fn damaged_chunks_are_named() {
     let run = folder.path().join("run");
     let args = with(vec!["train", "--cache", arg(&cache), "--out", arg(&run)], &SMALL);
     fails(&args, &["chunk-00000", "checksum"]);
+    assert!(!run.exists(), "a run that never took a step leaves nothing behind");
 }
 
 /// A limit on the size of files stands in for a full disk: the system refuses to write in the same way.
@@ -245,6 +255,34 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
         found.push(entry.path());
     }
     found
+}
+
+#[test]
+fn transcoders_of_others_that_cannot_be_read_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = pipeline::cache(folder.path(), "0..0.02", &[]);
+    let run = pipeline::train(folder.path(), &cache, &["--transcoder", "plt", "--activation", "relu"]);
+    let (clt, model, text) = (run.join("final"), model(), text());
+    let card = clt.join("config.yaml");
+    let others =
+        |extra: &str| format!("model_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\nfeature_output_hook: hook_mlp_out\n{extra}");
+    let args = ["eval", "--clt", arg(&clt), "--model", arg(&model), "--text", arg(&text), "--range", "0.99..1"];
+    write(&card, others("activation: topk\nk: 6\n").as_bytes());
+    fails(&args, &["config.yaml", "unknown activation `topk`", "jumprelu, relu"]);
+    write(&card, others("").replace("transcoder_set", "crosscoder").as_bytes());
+    fails(&args, &["config.yaml", "crosscoder", "cross_layer_transcoder, transcoder_set"]);
+    write(&card, others("").as_bytes());
+    circuitlab_tests::succeed(&args);
+}
+
+#[test]
+fn the_demo_keeps_its_hands_off_other_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mine = folder.path().join("shakespeare.txt");
+    write(&mine, b"my own words");
+    fails(&["demo", "--out", arg(folder.path())], &["shakespeare.txt", "not the demo's"]);
+    assert_eq!(fs::read(&mine).expect("still there"), b"my own words");
+    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 1);
 }
 
 #[test]

@@ -120,6 +120,26 @@ fn jobs_make_one_cache() {
 }
 
 #[test]
+fn a_run_may_be_begun_by_resuming_and_in_a_folder_that_is_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = cache(folder.path(), "0..0.02", &[]);
+    let run = train(folder.path(), &cache, &["--resume", "--set", "schedule.steps=3"]);
+    assert!(run.join("final/config.yaml").is_file());
+    let config = fs::read_to_string(run.join("config.toml")).expect("a config");
+    assert!(config.contains("threads = "), "the number of threads belongs to the run:\n{config}");
+
+    let (empty, link) = (folder.path().join("empty"), folder.path().join("link"));
+    fs::create_dir(&empty).expect("a folder");
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(&empty, &link).expect("a link");
+    let mut args = vec!["train", "--cache", arg(&cache), "--out", arg(&link)];
+    args.extend(SMALL);
+    args.extend(["--set", "schedule.steps=3"]);
+    succeed(&args);
+    assert!(empty.join("final/config.yaml").is_file());
+}
+
+#[test]
 fn a_dry_run_writes_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = cache(folder.path(), "0..0.02", &[]);

@@ -22,9 +22,13 @@ pub struct EvalArgs {
     #[arg(long, default_value_t = 128, value_name = "TOKENS")]
     pub context: usize,
     /// Contexts to stop after. Default: all.
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = at_least_one)]
     pub max_contexts: Option<usize>,
     /// Contexts in a batch.
-    #[arg(long, default_value_t = 32, value_name = "COUNT")]
+    #[arg(long, default_value_t = 32, value_name = "COUNT", value_parser = at_least_one)]
     pub batch_contexts: usize,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "expected a whole number above 0".to_owned())
 }

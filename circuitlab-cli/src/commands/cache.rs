@@ -1,11 +1,12 @@
 //! `circuitlab cache`.
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 use circuitlab::cache::{self, CacheConfig, CacheJob, JobShare, Summary};
+use circuitlab::text::TextRange;
 
 use super::{Context, model};
 use crate::args::{CacheArgs, CacheCommand, CacheFolderArgs, CacheWriteArgs};
-use crate::output::{Table, human};
+use crate::output::{Table, WithHint, human};
 
 pub(super) fn run(args: &CacheArgs, context: &Context) -> anyhow::Result<()> {
     match args {
@@ -39,6 +40,9 @@ pub(super) fn build(args: &CacheWriteArgs, context: &Context) -> anyhow::Result<
 /// The settings: defaults, the file, `--set`, and last the flags.
 fn config(args: &CacheWriteArgs) -> anyhow::Result<CacheConfig> {
     let context = args.context.map(|context| context.to_string());
+    if let Some(range) = &args.text.range {
+        range.parse::<TextRange>().context("--range")?;
+    }
     let flags = [("context", &context), ("codec", &args.codec), ("range", &args.text.range)];
     let named = flags.into_iter().filter_map(|(key, value)| value.as_ref().map(|value| format!("{key}={value}")));
     let sets: Vec<String> = args.set.iter().cloned().chain(named).collect();
@@ -47,7 +51,7 @@ fn config(args: &CacheWriteArgs) -> anyhow::Result<CacheConfig> {
 }
 
 fn line(summary: &Summary, args: &CacheWriteArgs) -> String {
-    let what = if summary.was_complete() { "was complete already:" } else { "holds" };
+    let what = if summary.was_complete() { "was complete already (`cache verify` reads every byte):" } else { "holds" };
     format!(
         "{} {what} {} rows in {} chunks, {} ({:.1} times smaller than f32)",
         args.out.display(),
@@ -60,14 +64,20 @@ fn line(summary: &Summary, args: &CacheWriteArgs) -> String {
 
 fn verify(args: &CacheFolderArgs, context: &Context) -> anyhow::Result<()> {
     let damages = cache::verify(&args.cache, &context.bars)?;
+    let status = cache::status(&args.cache)?;
     context.print(&damages, || {
         let lines: Vec<String> = damages.iter().map(|damage| format!("{}: {}", damage.file.display(), damage.what)).collect();
-        if lines.is_empty() { format!("{}: every chunk is whole", args.cache.display()) } else { lines.join("\n") }
+        match (lines.is_empty(), status.complete) {
+            (true, true) => format!("{}: every chunk is whole", args.cache.display()),
+            (true, false) => format!("{}: every chunk that is there is whole; others are still to be written", args.cache.display()),
+            (false, _) => lines.join("\n"),
+        }
     })?;
     if damages.is_empty() {
         return Ok(());
     }
-    bail!("{} of the chunks in `{}` are damaged; delete them and run the jobs again with `--resume`", damages.len(), args.cache.display())
+    let error = anyhow!("{} of the chunks in `{}` are damaged", damages.len(), args.cache.display());
+    Err(error).hint("delete them and run the jobs again with `--resume`")
 }
 
 fn status(args: &CacheFolderArgs, context: &Context) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use anyhow::anyhow;
 use circuitlab::eval::Report;
 use circuitlab::train::{TrainConfig, TrainRequest};
 use circuitlab_core::{Error as CoreError, files};
@@ -19,8 +20,11 @@ const BUNDLED: [(&str, &[u8]); 5] = [
     ("model/model.safetensors", include_bytes!("../../../examples/shakespeare/model/model.safetensors")),
     ("model/tokenizer.json", include_bytes!("../../../examples/shakespeare/model/tokenizer.json")),
     ("shakespeare.txt", include_bytes!("../../../examples/shakespeare/shakespeare.txt")),
-    ("train.toml", include_bytes!("../../../examples/shakespeare/train.toml")),
+    (SETTINGS, include_bytes!("../../../examples/shakespeare/train.toml")),
 ];
+
+/// The settings of the demo's training run.
+const SETTINGS: &str = "train.toml";
 
 /// The model was trained on the same 95 %, so the rest is held out from both.
 const TRAIN_RANGE: &str = "0..0.95";
@@ -30,6 +34,9 @@ pub(super) fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
     let started = Instant::now();
     let at = |name: &str| args.out.join(name);
     for (name, content) in BUNDLED {
+        check_place(&at(name), content)?;
+    }
+    for (name, content) in BUNDLED.into_iter().filter(|(name, _)| !at(name).exists()) {
         put(&at(name), content)?;
     }
     say(context, "1/3  caching the MLP inputs and outputs of every layer on the first 95 % of the text")?;
@@ -42,7 +49,7 @@ pub(super) fn run(args: &DemoArgs, context: &Context) -> anyhow::Result<()> {
     let json = serde_json::to_string_pretty(&report)?;
     files::write_atomic(&at("eval.json"), |out| out.write_all(json.as_bytes()))?;
     let seconds = started.elapsed();
-    context.print(&json!({"seconds": seconds.as_secs_f64(), "folder": args.out, "eval": report}), || {
+    context.print(&json!({"seconds": seconds.as_secs_f64(), "folder": args.out.display().to_string(), "eval": report}), || {
         format!("\n{}\n\n{}", eval::text(&report), summary(&report, &args.out, &human::duration(seconds)))
     })
 }
@@ -54,11 +61,17 @@ fn say(context: &Context, line: &str) -> anyhow::Result<()> {
     stdout::print(line)
 }
 
-/// Writes a bundled file, unless it is there.
-fn put(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    if fs::read(path).is_ok_and(|there| there == content) {
-        return Ok(());
+/// Refuses to go on over somebody's own files. The settings of an earlier demo may have been changed, and then count.
+fn check_place(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    match fs::read(path) {
+        Ok(there) if there != content && !path.ends_with(SETTINGS) => {
+            Err(anyhow!("`{}` exists already, and is not the demo's; choose another --out", path.display()))
+        }
+        _ => Ok(()),
     }
+}
+
+fn put(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(CoreError::io("create", folder))?;
     }
@@ -91,7 +104,7 @@ fn cache_args(out: &Path) -> CacheWriteArgs {
 fn train(out: &Path, context: &Context) -> anyhow::Result<()> {
     let (run, cache): (PathBuf, PathBuf) = (out.join("run"), out.join("cache"));
     let presets = serde_json::to_value(TrainConfig::default())?;
-    let config: TrainConfig = circuitlab::config::resolve(Some(&out.join("train.toml")), &[], presets)?;
+    let config: TrainConfig = circuitlab::config::resolve(Some(&out.join(SETTINGS)), &[], presets)?;
     let resume = run.exists();
     let request = TrainRequest {
         registry: &context.registry,

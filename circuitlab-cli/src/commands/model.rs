@@ -78,5 +78,7 @@ fn activations(args: &ActivationsArgs, context: &Context) -> anyhow::Result<()> 
     let captured: Vec<_> = captured.into_iter().map(|(name, value)| (name, value.to_device(Device::Cpu))).collect();
     tensors::write(&args.out, &captured)?;
     let shapes: serde_json::Map<_, _> = captured.iter().map(|(name, value)| (name.clone(), json!(value.size()))).collect();
-    context.print(&json!({"out": args.out, "tensors": shapes}), || format!("wrote {} tensors to {}", captured.len(), args.out.display()))
+    context.print(&json!({"out": args.out.display().to_string(), "tensors": shapes}), || {
+        format!("wrote {} tensors to {}", captured.len(), args.out.display())
+    })
 }

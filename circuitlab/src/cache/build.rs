@@ -1,8 +1,9 @@
 //! Writes a part of a cache, and goes on with one that was broken off.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use circuitlab_core::files::try_lock_folder;
 use serde::Serialize;
 
 use super::chunk;
@@ -37,7 +38,7 @@ impl Summary {
 
 /// Builds one job's part of a cache.
 ///
-/// Every chunk depends on the settings, the text, the model and its own number only, so a job that was broken off and goes
+/// Every chunk depends on the settings, the text, the model, the number of threads and its own number only, so a job that was broken off and goes
 /// on with `resume` writes the very bytes that it would have written in one go.
 ///
 /// # Errors
@@ -94,6 +95,10 @@ impl Part {
         let manifest = if Manifest::is_in(&folder) {
             let there = Manifest::read(&folder)?;
             plan.identity().agree(&format!("cache `{}` was begun differently", folder.display()), &there.identity)?;
+            if there.planned_chunks != plan.chunks() {
+                let what = format!("part `{}` was planned differently, `planned_chunks`", folder.display());
+                return Err(Error::mismatch(what, there.planned_chunks, plan.chunks()));
+            }
             there
         } else {
             let fresh = Manifest::new(plan.identity().clone(), job.share, plan.chunks());
@@ -158,17 +163,12 @@ fn agree_with_others(out: &Path, own: &Path, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Locks the folder itself, so that no file is left over.
+/// Keeps other processes out of a part.
 fn lock(folder: &Path) -> Result<File> {
-    let file = File::open(folder).map_err(circuitlab_core::Error::io("read", folder))?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            let hint = "another process is writing this part; wait for it, or give each job its own number".to_owned();
-            Err(Error::Exists { path: folder.to_path_buf(), hint })
-        }
-        // Some network file systems have no locks; the lock only guards against a mistake.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
-    }
+    try_lock_folder(folder)?.ok_or_else(|| {
+        let hint = "another process is writing this part; wait for it, or give each job its own number".to_owned();
+        Error::Exists { path: folder.to_path_buf(), hint }
+    })
 }
 
 /// Removes what a killed job had not yet renamed.

@@ -98,7 +98,8 @@ impl Identity {
         })
     }
 
-    fn comparable(&self) -> Value {
+    /// All but names and places, which may change while the cache stays the same.
+    pub(super) fn comparable(&self) -> Value {
         let mut same = self.clone();
         same.model.clear();
         same.text.iter_mut().for_each(|record| record.path.clear());

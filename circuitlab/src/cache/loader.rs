@@ -168,12 +168,20 @@ struct Assembler {
     width: usize,
 }
 
+/// Room for a batch; a batch that is too large is an error and not the end of the process.
+fn zeros(length: usize) -> Result<Vec<f32>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(length).map_err(|_| Error::Invalid(format!("there is no memory for a batch of {length} numbers")))?;
+    values.resize(length, 0.0);
+    Ok(values)
+}
+
 impl Assembler {
     fn run(mut self, windows: &Receiver<Result<DecodedWindow>>, batches: &SyncSender<Result<LoadedBatch>>) -> Result<()> {
         let row_length = self.layers * self.width;
         let length = (self.share.end - self.share.start) as usize * row_length;
         loop {
-            let (mut inputs, mut targets) = (vec![0.0; length], vec![0.0; length]);
+            let (mut inputs, mut targets) = (zeros(length)?, zeros(length)?);
             let mut filled = 0;
             while filled < self.batch_rows {
                 let Some((window, at)) = self.current.take() else {

@@ -123,7 +123,16 @@ impl Manifest {
             return Some(format!("its chunks do not add up to its {} rows", self.rows));
         }
         let fits = |statistics: &[Statistics]| {
-            let whole = |layer: &Statistics| layer.rows == self.rows && layer.mean.len() == if self.rows == 0 { 0 } else { d_model };
+            let sound = |layer: &Statistics| {
+                let figures = [layer.mean_norm, layer.squared_deviation];
+                // Rows are 32-bit floats: a smaller mean norm than theirs was not measured.
+                figures.iter().all(|figure| figure.is_finite() && *figure >= 0.0)
+                    && (layer.mean_norm == 0.0 || layer.mean_norm >= f64::from(f32::MIN_POSITIVE))
+                    && layer.mean.iter().all(|mean| mean.is_finite())
+            };
+            let whole = |layer: &Statistics| {
+                layer.rows == self.rows && layer.mean.len() == if self.rows == 0 { 0 } else { d_model } && sound(layer)
+            };
             statistics.len() == layers && statistics.iter().all(whole)
         };
         (!fits(&self.inputs) || !fits(&self.targets))

@@ -9,6 +9,7 @@ use super::chunk::ChunkReader;
 use super::identity::Identity;
 use super::manifest::{self, ChunkEntry, Manifest};
 use super::statistics::Statistics;
+use crate::text::sha256;
 use crate::{Error, Result};
 
 /// A whole cache, open for reading.
@@ -31,13 +32,6 @@ pub struct Normalisation {
     pub input_scales: Vec<f64>,
     /// Of outputs: `[layer]`.
     pub target_scales: Vec<f64>,
-}
-
-impl Normalisation {
-    /// Leaves rows as they are.
-    pub fn none(layers: usize) -> Self {
-        Self { input_scales: vec![1.0; layers], target_scales: vec![1.0; layers] }
-    }
 }
 
 impl Cache {
@@ -126,6 +120,16 @@ impl Cache {
     /// Statistics of the outputs of each layer: `[layer]`.
     pub fn targets(&self) -> &[Statistics] {
         &self.targets
+    }
+
+    /// Tells this cache's rows from others', wherever it lies: a digest of what it holds and of every chunk.
+    pub fn digest(&self) -> String {
+        let mut all = self.identity.comparable().to_string();
+        for (_, entry) in &self.chunks {
+            all.push('\n');
+            all.push_str(&entry.sha256);
+        }
+        sha256(all.as_bytes())
     }
 
     /// Opens a chunk, for `chunk < chunk_rows().len()`.

@@ -10,6 +10,7 @@ use tch::Kind;
 use super::config::{CacheConfig, JobShare};
 use super::identity::Identity;
 use crate::progress::Progress;
+use crate::saved::check_hooks;
 use crate::text::{Context, PackedText, Tokenizer, pack, resolve};
 use crate::{Error, Result};
 
@@ -165,6 +166,7 @@ fn check(job: &CacheJob<'_>) -> Result<()> {
             return Err(Error::Invalid(format!("models of the family `{family}` have no `{}`", HookPoint::block(layer, hook))));
         }
     }
+    check_hooks(config.input_hook, config.output_hook)?;
     config.pack_options().check(job.model.info())
 }
 

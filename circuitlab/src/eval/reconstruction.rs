@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::batch::{EvalText, pick};
 use crate::model::Capture;
 use crate::saved::SavedTranscoder;
-use crate::{Progress, Result};
+use crate::{Error, Progress, Result};
 
 /// Sums over all rows.
 #[derive(Debug)]
@@ -72,11 +72,15 @@ pub(super) fn measure(
         progress.at(done as u64 + 1, "");
     }
     progress.end();
+    if rows < 2 {
+        return Err(Error::Invalid(format!("{rows} rows of the text count, expected at least 2: its other tokens are special")));
+    }
     Ok(finish(&sums, rows))
 }
 
 impl LayerSums {
     fn add(&mut self, outputs: &Tensor, reconstructed: &Tensor, acts: &Tensor) {
+        let outputs = &outputs.to_kind(Kind::Double);
         let sum = |values: &Tensor| values.sum(Kind::Double).double_value(&[]);
         self.squared_error += sum(&(outputs - reconstructed).square());
         self.outputs += outputs.sum_dim_intlist(0, false, Kind::Double);

@@ -49,11 +49,6 @@ impl Sinks {
         Ok(Self { sinks: vec![Box::new(metrics), Box::new(TensorBoard::resume(run, step)?)] })
     }
 
-    /// Adds a sink of one's own.
-    pub fn push(&mut self, sink: impl MetricSink + 'static) {
-        self.sinks.push(Box::new(sink));
-    }
-
     /// Hands a record to every sink.
     ///
     /// # Errors

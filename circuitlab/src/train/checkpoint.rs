@@ -25,8 +25,6 @@ pub(super) struct SavedState {
     pub(super) step: u64,
     /// Which rows have been drawn.
     pub(super) sampler: SamplerState,
-    /// Tells the cache that the run was started on from others.
-    pub(super) cache: String,
 }
 
 pub(super) const FORMAT: u32 = 1;
@@ -51,20 +49,12 @@ pub(super) fn write(
     export: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
     let place = checkpoints.join(format!("step-{:08}", state.step));
-    let part = files::part_path(&place);
-    remove(&part)?;
-    let written = write_part(&part, state, params, moments, silent_rows, export);
-    if let Err(error) = written {
-        // A full disk is the likely cause: give its room back, and tell the first error.
-        let _ = remove(&part);
-        return Err(error);
-    }
-    remove(&place)?;
-    files::publish_folder(&part, &place)?;
+    files::remove_folder(&place)?;
+    files::write_folder(&place, |part| fill(part, state, params, moments, silent_rows, export))?;
     Ok(place)
 }
 
-fn write_part(
+fn fill(
     part: &Path,
     state: &SavedState,
     params: &Parameters,
@@ -95,11 +85,11 @@ pub(super) fn newest(checkpoints: &Path) -> Result<Option<PathBuf>> {
 pub(super) fn prune(checkpoints: &Path, keep: usize) -> Result<()> {
     let whole = all(checkpoints)?;
     for old in whole.iter().rev().skip(keep.max(1)) {
-        remove(old)?;
+        files::remove_folder(old)?;
     }
     for entry in entries(checkpoints)? {
         if entry.extension().is_some_and(|extension| extension == "part") {
-            remove(&entry)?;
+            files::remove_folder(&entry)?;
         }
     }
     Ok(())
@@ -138,25 +128,4 @@ fn all(checkpoints: &Path) -> Result<Vec<PathBuf>> {
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).map_err(CoreError::io("read", folder))?;
     Ok(entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().map_err(CoreError::io("read", folder))?)
-}
-
-/// Removes a folder if it is there.
-///
-/// It gets another name first, so that a process that is killed half way leaves nothing that looks like a checkpoint.
-fn remove(folder: &Path) -> Result<()> {
-    if !folder.exists() {
-        return Ok(());
-    }
-    let doomed = if folder.extension().is_some_and(|extension| extension == "part") {
-        folder.to_path_buf()
-    } else {
-        folder.with_extension("old.part")
-    };
-    if doomed != folder {
-        if doomed.exists() {
-            fs::remove_dir_all(&doomed).map_err(CoreError::io("remove", &doomed))?;
-        }
-        fs::rename(folder, &doomed).map_err(CoreError::io("rename", folder))?;
-    }
-    Ok(fs::remove_dir_all(&doomed).map_err(CoreError::io("remove", &doomed))?)
 }

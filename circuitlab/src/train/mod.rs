@@ -4,6 +4,7 @@ mod checkpoint;
 mod config;
 mod metrics;
 mod optimiser;
+mod plan;
 mod schedule;
 mod state;
 mod trainer;
@@ -14,5 +15,6 @@ pub use config::{
 };
 pub use metrics::{Interval, StepMetrics};
 pub use optimiser::{Adam, clip_by_global_norm};
+pub use plan::{Plan, plan};
 pub use schedule::Schedule;
 pub use trainer::{TrainRequest, TrainSummary, train};

@@ -37,6 +37,9 @@ impl Schedule {
                 schedule.epochs
             ));
         }
+        if steps.checked_mul(batch_rows).is_none_or(|rows| i64::try_from(rows).is_err()) {
+            return Err(Error::Invalid(format!("`schedule`: {steps} steps of {batch_rows} rows are more than can be counted")));
+        }
         let rate = config.optimiser.learning_rate;
         if !(rate > 0.0 && rate.is_finite()) {
             return refuse(format!("`optimiser.learning_rate` is {rate}, expected a number above 0"));

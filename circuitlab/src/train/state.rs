@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use circuitlab_core::{Dims, ParallelismStrategy, Parameters, SparsityActivation, StepOutput, Transcoder};
+use circuitlab_core::{Dims, ParallelismStrategy, Parameters, Registry, SparsityActivation, StepOutput, Transcoder};
 use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{self, SavedState};
 use super::config::{OptimiserConfig, TrainConfig};
 use super::optimiser::Adam;
-use crate::Result;
+use crate::cache::Cache;
+use crate::{Error, Result};
 
 /// The plugins of a run, built.
 #[derive(Debug)]
@@ -17,6 +18,34 @@ pub(super) struct Parts {
     pub(super) activation: Box<dyn SparsityActivation>,
     pub(super) strategy: Box<dyn ParallelismStrategy>,
     pub(super) dims: Dims,
+}
+
+/// More numbers than any machine holds: a size beyond it is a slip of the keyboard.
+const MOST_NUMBERS: u128 = 1 << 42;
+
+impl Parts {
+    /// Looks the plugins up and checks the sizes.
+    pub(super) fn build(registry: &Registry, config: &TrainConfig, cache: &Cache) -> Result<Self> {
+        let origin = cache.identity();
+        let dims = Dims { layers: origin.layers, d_model: origin.d_model, d_features: config.size.features(origin.d_model)? };
+        let product = |factors: &[usize]| factors.iter().fold(1_u128, |product, factor| product.saturating_mul(*factor as u128));
+        for (what, numbers) in [
+            ("`size.d_features` or `size.expansion`", product(&[dims.layers, dims.layers, dims.d_model, dims.d_features])),
+            ("`data.batch_rows`", product(&[config.data.batch_rows, dims.layers, dims.d_model.max(dims.d_features)])),
+            ("`init.rows`", product(&[config.init.rows, dims.layers, dims.d_model.max(dims.d_features)])),
+        ] {
+            if numbers > MOST_NUMBERS {
+                return Err(Error::Invalid(format!("{what} asks for {numbers} numbers in memory; expected at most {MOST_NUMBERS}")));
+            }
+        }
+        crate::device::resolve(config.compute.device)?;
+        Ok(Self {
+            transcoder: registry.build::<dyn Transcoder>(&config.transcoder)?,
+            activation: registry.build::<dyn SparsityActivation>(&config.activation)?,
+            strategy: registry.build::<dyn ParallelismStrategy>(&config.strategy)?,
+            dims,
+        })
+    }
 }
 
 /// Parameters, optimiser and counters.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use circuitlab_core::error::catch_panic;
-use circuitlab_core::{Axis, Batch, Dims, ParallelismStrategy, Registry, SparsityActivation, StepContext, Transcoder, files};
+use circuitlab_core::{Axis, Batch, Registry, SparsityActivation, StepContext, Transcoder, files};
 use tch::Tensor;
 
 use super::checkpoint::{self, SavedState};
@@ -15,10 +15,10 @@ use super::optimiser::clip_by_global_norm;
 use super::schedule::Schedule;
 use super::state::{Parts, TrainState, placement};
 use crate::cache::{Cache, Loader, LoaderOptions, Normalisation, SamplerState};
-use crate::run::RunFolder;
+use crate::run::{Origin, RunFolder};
 use crate::saved::{self, Card, Provenance};
 use crate::sink::{Record, Sinks, jsonl, names};
-use crate::{Error, Progress, Result, config, text};
+use crate::{Error, Progress, Result, config};
 
 /// What to train, and where.
 #[derive(Debug)]
@@ -55,23 +55,59 @@ pub struct TrainSummary {
 /// Trains a transcoder and leaves it in the run folder's `final`.
 ///
 /// A run that is killed at any moment continues from its newest checkpoint; on CPUs the continued run is bit for bit the one that
-/// was not interrupted.
+/// was not interrupted, since the number of threads belongs to the config of a run.
 ///
 /// # Errors
-/// Configs out of range, schedules that never train, a run folder that is taken, damaged caches, full disks. Nothing is made
-/// in the run folder's place before all that can be checked was checked.
+/// Configs out of range, schedules that never train, a run folder that is taken, damaged caches, full disks. A new run that fails
+/// before its first step leaves nothing behind.
 pub fn train(request: &TrainRequest<'_>) -> Result<TrainSummary> {
     let config = resolve(request)?;
-    config.check()?;
+    let continues = continues(request);
+    if continues && request.out.join("final").exists() {
+        return finished(request.out);
+    }
     crate::device::set_threads(config.compute.threads)?;
     let cache = Arc::new(Cache::open(request.cache, request.registry)?);
     let schedule = Schedule::new(&config, cache.rows())?;
-    let parts = build(request.registry, &config, &cache)?;
-    if request.resume && request.out.join("final").exists() {
-        return finished(request.out);
+    let parts = Parts::build(request.registry, &config, &cache)?;
+    let origin = Origin { cache: cache.digest(), version: env!("CARGO_PKG_VERSION").to_owned() };
+    let run = if continues { go_on(request, &origin)? } else { RunFolder::create(request.out, &config::to_toml(&config)?, &origin)? };
+    let mut stepped = continues;
+    let outcome = tch::no_grad(|| {
+        catch_panic("training", || {
+            let trainer = Trainer::start(request, config, cache, schedule, parts, run)?;
+            trainer.run(&mut stepped)
+        })
+    });
+    if outcome.is_err() && !stepped {
+        // The error is what the user should see; what is left of the folder they can remove themselves.
+        let _ = remove_run(request.out);
     }
-    let run = if request.resume { RunFolder::open(request.out)? } else { RunFolder::create(request.out, &config::to_toml(&config)?)? };
-    tch::no_grad(|| catch_panic("training", || Trainer::start(request, config, cache, schedule, parts, run)?.run()))
+    outcome
+}
+
+/// Whether there is a run to go on with. One that was killed before it had a folder is begun.
+fn continues(request: &TrainRequest<'_>) -> bool {
+    request.resume && RunFolder::check_free(request.out).is_err()
+}
+
+fn go_on(request: &TrainRequest<'_>, origin: &Origin) -> Result<RunFolder> {
+    let run = RunFolder::open(request.out)?;
+    let known = run.origin()?.cache;
+    if known == origin.cache {
+        return Ok(run);
+    }
+    let what = format!("run `{}` was started on another cache than `{}`", request.out.display(), request.cache.display());
+    Err(Error::mismatch(what, known, &origin.cache))
+}
+
+/// Empties a run folder, and removes it unless it is a link or a mount.
+fn remove_run(path: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?.path();
+        if entry.is_dir() { std::fs::remove_dir_all(&entry)? } else { std::fs::remove_file(&entry)? }
+    }
+    std::fs::remove_dir(path)
 }
 
 /// The summary of a run that has its result already. The process that made it may have been killed before it drew the plots.
@@ -83,33 +119,33 @@ fn finished(out: &Path) -> Result<TrainSummary> {
     Ok(TrainSummary { result, steps, rows, last, seconds: 0.0 })
 }
 
-/// The config that the run has: the request's, or when resuming the one in the run folder.
-fn resolve(request: &TrainRequest<'_>) -> Result<TrainConfig> {
-    if !request.resume {
+/// The config that the run has: the request's, or when going on the one in the run folder.
+pub(super) fn resolve(request: &TrainRequest<'_>) -> Result<TrainConfig> {
+    if !continues(request) {
         RunFolder::check_free(request.out)?;
-        return Ok(request.config.clone().unwrap_or_default());
+        let mut config = request.config.clone().unwrap_or_default();
+        config.check()?;
+        // Sums over rows depend on how many threads share them, so the number is the run's and not the machine's.
+        config.compute.threads.get_or_insert_with(tch::get_num_threads);
+        return Ok(config);
     }
-    let path = RunFolder::open(request.out)?.config_path();
+    let path = request.out.join("config.toml");
+    if !path.is_file() {
+        return Err(circuitlab_core::Error::format(request.out, "no run folder: it holds no `config.toml`").into());
+    }
     let own: TrainConfig = config::resolve(Some(&path), &[], serde_json::Value::Null)?;
-    match &request.config {
-        Some(given) if *given != own => Err(Error::Invalid(format!(
+    own.check()?;
+    let given = request.config.clone().map(|mut given| {
+        given.compute.threads = given.compute.threads.or(own.compute.threads);
+        given
+    });
+    if given.is_some_and(|given| given != own) {
+        return Err(Error::Invalid(format!(
             "a resumed run keeps its own config `{}`, and the one given differs from it; leave --config and --set away",
             path.display()
-        ))),
-        _ => Ok(own),
+        )));
     }
-}
-
-fn build(registry: &Registry, config: &TrainConfig, cache: &Cache) -> Result<Parts> {
-    let origin = cache.identity();
-    let dims = Dims { layers: origin.layers, d_model: origin.d_model, d_features: config.size.features(origin.d_model)? };
-    crate::device::resolve(config.compute.device)?;
-    Ok(Parts {
-        transcoder: registry.build::<dyn Transcoder>(&config.transcoder)?,
-        activation: registry.build::<dyn SparsityActivation>(&config.activation)?,
-        strategy: registry.build::<dyn ParallelismStrategy>(&config.strategy)?,
-        dims,
-    })
+    Ok(own)
 }
 
 struct Trainer<'a> {
@@ -136,13 +172,9 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         let normalisation = cache.normalisation();
         let fresh = SamplerState { seed: config.seed, drawn_rows: 0 };
-        let newest = if request.resume { checkpoint::newest(&run.checkpoints())? } else { None };
+        let newest = checkpoint::newest(&run.checkpoints())?;
         let (state, sampler) = if let Some(folder) = &newest {
             let (state, saved) = TrainState::resume(&parts, &config, folder)?;
-            if saved.cache != digest(&cache)? {
-                let what = format!("run `{}` was started on another cache than `{}`", request.out.display(), request.cache.display());
-                return Err(Error::mismatch(what, &saved.cache, digest(&cache)?));
-            }
             run.log(&format!("continues from {}", folder.display()))?;
             (state, saved.sampler)
         } else {
@@ -162,7 +194,8 @@ impl<'a> Trainer<'a> {
         Ok(Self { request, config, cache, normalisation, schedule, parts, run, state, sampler, sinks })
     }
 
-    fn run(mut self) -> Result<TrainSummary> {
+    /// Trains to the end; `stepped` is set once there is a step that would be lost with the run folder.
+    fn run(mut self, stepped: &mut bool) -> Result<TrainSummary> {
         let started = Instant::now();
         let mut loader = self.loader()?;
         let mut interval = Interval::default();
@@ -174,6 +207,7 @@ impl<'a> Trainer<'a> {
             let loaded = loader.next()?;
             let metrics = self.step(&to_device(&loaded.batch, &self.config), &mut interval)?;
             self.sampler = loaded.state;
+            *stepped = true;
             let save = self.is_checkpoint();
             if save || self.state.step.is_multiple_of(self.config.metrics.every_steps) || self.state.step == self.schedule.steps {
                 let mut record = interval.finish(self.state.step, metrics, &self.state.dead(self.config.metrics.dead_rows));
@@ -208,7 +242,7 @@ impl<'a> Trainer<'a> {
         let gradient_norm = clip_by_global_norm(&mut output.gradients, &self.state.params, self.config.optimiser.clip_norm, strategy)?;
         if !gradient_norm.is_finite() {
             return Err(Error::Invalid(format!(
-                "the gradient is {gradient_norm} at step {}; the run can be resumed from its last checkpoint, with a smaller `optimiser.learning_rate` in a new run",
+                "the gradient is {gradient_norm} at step {}: the run diverged, or the cache holds values that are too large; start a new run with a smaller `optimiser.learning_rate`, or look at the last checkpoint",
                 self.state.step
             )));
         }
@@ -227,7 +261,7 @@ impl<'a> Trainer<'a> {
 
     fn checkpoint(&mut self) -> Result<()> {
         self.sinks.sync()?;
-        let state = SavedState { format: checkpoint::FORMAT, step: self.state.step, sampler: self.sampler, cache: digest(&self.cache)? };
+        let state = SavedState { format: checkpoint::FORMAT, step: self.state.step, sampler: self.sampler };
         let export = |folder: &Path| self.export(folder);
         checkpoint::write(&self.run.checkpoints(), &state, &self.state.params, self.state.adam.moments(), &self.state.silent_rows, export)?;
         checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)
@@ -246,6 +280,7 @@ impl<'a> Trainer<'a> {
         Ok(Card {
             model_kind: self.parts.transcoder.model_kind().to_owned(),
             model_name: origin.model.clone(),
+            activation: None,
             feature_input_hook: origin.input_hook.to_string(),
             feature_output_hook: origin.output_hook.to_string(),
             circuitlab: Some(Provenance {
@@ -254,6 +289,7 @@ impl<'a> Trainer<'a> {
                 activation: self.request.registry.complete::<dyn SparsityActivation>(&self.config.activation)?,
                 model_family: origin.family.clone(),
                 model_fingerprint: origin.fingerprint.clone(),
+                drop_special_rows: origin.drop_special_rows,
                 input_scales: self.normalisation.input_scales.clone(),
                 target_scales: self.normalisation.target_scales.clone(),
                 steps: self.state.step,
@@ -266,13 +302,7 @@ impl<'a> Trainer<'a> {
         self.sinks.sync()?;
         let result = self.run.result();
         if !result.exists() {
-            let part = files::part_path(&result);
-            if part.exists() {
-                std::fs::remove_dir_all(&part).map_err(circuitlab_core::Error::io("remove", &part))?;
-            }
-            std::fs::create_dir_all(&part).map_err(circuitlab_core::Error::io("create", &part))?;
-            self.export(&part)?;
-            files::publish_folder(&part, &result)?;
+            files::write_folder(&result, |part| self.export(part))?;
         }
         checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)?;
         Sinks::plot(self.run.path())?;
@@ -295,12 +325,6 @@ fn first_rows(cache: &Arc<Cache>, config: &TrainConfig, normalisation: &Normalis
 fn loader_options(config: &TrainConfig, normalisation: &Normalisation) -> LoaderOptions {
     let DataConfig { batch_rows, window_chunks } = config.data;
     LoaderOptions { batch_rows, window_chunks, normalisation: normalisation.clone(), share: Axis::SINGLE }
-}
-
-/// Tells a cache from others, wherever it lies.
-fn digest(cache: &Cache) -> Result<String> {
-    let identity = serde_json::to_vec(cache.identity()).map_err(|error| Error::Invalid(error.to_string()))?;
-    Ok(text::sha256(&identity))
 }
 
 fn to_device(batch: &Batch, config: &TrainConfig) -> Batch {

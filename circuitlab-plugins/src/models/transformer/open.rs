@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use circuitlab_core::{ModelInfo, ModelSource, Result};
+use circuitlab_core::{Error, ModelInfo, ModelSource, Result};
 use tch::{Device, Kind};
 
 use super::attention::Attention;
@@ -82,6 +82,11 @@ fn info(folder: &Path, config: &ConfigFile, description: &Description, fingerpri
     // A path such as `.` has no name of its own.
     let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
     let name = whole.file_name().map_or_else(|| config.family.to_owned(), |name| name.to_string_lossy().into_owned());
+    let bos = config.token("bos_token_id")?;
+    if let Some(token) = bos.filter(|token| *token as usize >= description.vocabulary) {
+        let message = format!("`bos_token_id` is {token}, and the vocabulary has {} tokens", description.vocabulary);
+        return Err(Error::format(folder.join("config.json"), message));
+    }
     Ok(ModelInfo {
         family: config.family.to_owned(),
         name,
@@ -95,7 +100,7 @@ fn info(folder: &Path, config: &ConfigFile, description: &Description, fingerpri
         vocabulary: description.vocabulary,
         context: description.context,
         parameters,
-        bos: config.token("bos_token_id")?,
+        bos,
         eos: config.token("eos_token_id")?,
     })
 }
