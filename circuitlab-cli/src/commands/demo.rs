@@ -140,7 +140,8 @@ Held out, on {rows} tokens of text that neither the model nor the transcoder was
   cross-entropy           {model:.3} nats a token by the model, {spliced:.3} with all MLPs replaced ({recovered:.1} % recovered)
 Done in {took}.
 
-  {out}/cache        the activations             {out}/run/plots    loss, explained variance, L0, .. (SVG)
+  {out}/cache        the activations
+  {out}/run/plots    loss, explained variance, L0, .. (SVG); {out}/run for TensorBoard
   {out}/run/final    the transcoder, in circuit-tracer's layout
   {out}/eval.json    all figures
 
