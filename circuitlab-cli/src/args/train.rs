@@ -13,7 +13,7 @@ pub struct TrainArgs {
     /// The run folder to make.
     #[arg(long, value_name = "RUN")]
     pub out: PathBuf,
-    /// TOML file with settings; `--dry-run` prints all of them.
+    /// TOML file with settings; what `--dry-run` prints is one.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Change one setting, such as `sparsity.lambda=4`; may be given again.
@@ -28,10 +28,10 @@ pub struct TrainArgs {
     /// The parallelism strategy plugin, such as `single`.
     #[arg(long, value_name = "NAME")]
     pub strategy: Option<String>,
-    /// Go on with a run that was interrupted, from its newest checkpoint.
+    /// Go on with a run that was interrupted, from its newest checkpoint; where there is none, begin it.
     #[arg(long)]
     pub resume: bool,
-    /// Print the resolved config, parameters and memory, and do nothing.
+    /// Print the resolved config and what the run would cost, and do nothing.
     #[arg(long)]
     pub dry_run: bool,
 }

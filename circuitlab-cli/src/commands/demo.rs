@@ -136,7 +136,7 @@ fn summary(report: &Report, out: &Path, took: &str) -> String {
         "\
 Held out, on {rows} tokens of text that neither the model nor the transcoder was trained on:
   explained variance      {ev:.3}
-  active features (L0)    {l0:.1} of {features} in each layer
+  active features (L0)    {l0:.1} of {features} in a layer, on average
   cross-entropy           {model:.3} nats a token by the model, {spliced:.3} with all MLPs replaced ({recovered:.1} % recovered)
 Done in {took}.
 

@@ -28,6 +28,10 @@ pub(super) fn report(args: &EvalArgs, context: &Context) -> anyhow::Result<Repor
 
 pub(super) fn text(report: &Report) -> String {
     let mut layers = Table::new(["layer", "EV", "NMSE", "L0", "dead", "dense", "CE spliced", "KL", "CE recovered (zero)", "(mean)"]);
+    // Where an ablation hardly hurts there is nothing to recover, and a share of it says nothing.
+    let own = report.faithfulness.model_cross_entropy;
+    let share =
+        |recovered: f64, ablated: f64| if ablated - own < 0.01 * own { "-".to_owned() } else { format!("{:.1} %", 100.0 * recovered) };
     let row = |name: String, figures: [f64; 3], counts: [usize; 2], splice: &SpliceReport| {
         let [ev, nmse, l0] = figures;
         vec![
@@ -39,8 +43,8 @@ pub(super) fn text(report: &Report) -> String {
             counts[1].to_string(),
             format!("{:.4}", splice.spliced.cross_entropy),
             format!("{:.4}", splice.spliced.kl),
-            format!("{:.1} %", 100.0 * splice.recovered_from_zero),
-            format!("{:.1} %", 100.0 * splice.recovered_from_mean),
+            share(splice.recovered_from_zero, splice.zero_ablation.cross_entropy),
+            share(splice.recovered_from_mean, splice.mean_ablation.cross_entropy),
         ]
     };
     for (index, (layer, splice)) in report.layers.iter().zip(&report.faithfulness.layers).enumerate() {
@@ -50,7 +54,8 @@ pub(super) fn text(report: &Report) -> String {
     let figures = [report.explained_variance, report.normalised_mse, report.l0];
     layers.row(row("all".to_owned(), figures, [report.dead_features, report.dense_features], &report.faithfulness.all));
     format!(
-        "{} rows, {} predicted tokens; cross-entropy of the model {:.4}, nats per token\n\n{layers}\n\n{}",
+        "{} rows, {} predicted tokens; cross-entropy of the model {:.4}, nats per token\n\n{layers}\n\
+         dead features fired on none of these rows, dense ones on more than a tenth\n\n{}",
         human::whole(report.rows),
         human::whole(report.faithfulness.tokens),
         report.faithfulness.model_cross_entropy,

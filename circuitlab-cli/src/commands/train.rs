@@ -52,7 +52,9 @@ fn cost(plan: &Plan) -> String {
         table.row([name.to_owned(), value]);
     }
     let toml = circuitlab::config::to_toml(&plan.config).unwrap_or_default();
-    format!("{table}\n{toml}")
+    // Comments, so that what is printed is a config file too.
+    let comments: Vec<String> = table.to_string().lines().map(|line| format!("# {line}")).collect();
+    format!("{}\n\n{toml}", comments.join("\n"))
 }
 
 fn print(summary: &TrainSummary, context: &Context) -> anyhow::Result<()> {
@@ -67,8 +69,9 @@ fn print(summary: &TrainSummary, context: &Context) -> anyhow::Result<()> {
 
 fn lines(summary: &TrainSummary) -> String {
     let figure = |name: &str| summary.last.as_ref().and_then(|record: &Record| record.get(name)).unwrap_or(f64::NAN);
+    let verb = if summary.seconds == 0.0 { "was finished already:" } else { "trained" };
     format!(
-        "trained {} steps on {} rows; on the last of them: explained variance {:.3}, {:.1} active features a row, {:.0} dead\ntranscoder: {}",
+        "{verb} {} steps on {} rows; on the last of them: explained variance {:.3}, {:.1} active features a row, {:.0} dead\ntranscoder: {}",
         human::whole(summary.steps),
         human::whole(summary.rows),
         figure(names::EXPLAINED_VARIANCE),

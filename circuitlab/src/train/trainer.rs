@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use circuitlab_core::error::catch_panic;
-use circuitlab_core::{Axis, Batch, Registry, SparsityActivation, StepContext, Transcoder, files};
+use circuitlab_core::{Axis, Batch, ParallelismStrategy, Registry, SparsityActivation, StepContext, Transcoder, files};
 use tch::Tensor;
 
 use super::checkpoint::{self, SavedState};
@@ -63,6 +63,9 @@ pub struct TrainSummary {
 pub fn train(request: &TrainRequest<'_>) -> Result<TrainSummary> {
     let config = resolve(request)?;
     let continues = continues(request);
+    if request.resume && !continues {
+        tracing::warn!("there is no run in `{}`; this is a new one", request.out.display());
+    }
     if continues && request.out.join("final").exists() {
         return finished(request.out);
     }
@@ -123,7 +126,7 @@ fn finished(out: &Path) -> Result<TrainSummary> {
 pub(super) fn resolve(request: &TrainRequest<'_>) -> Result<TrainConfig> {
     if !continues(request) {
         RunFolder::check_free(request.out)?;
-        let mut config = request.config.clone().unwrap_or_default();
+        let mut config = complete(request.config.clone().unwrap_or_default(), request.registry)?;
         config.check()?;
         // Sums over rows depend on how many threads share them, so the number is the run's and not the machine's.
         config.compute.threads.get_or_insert_with(tch::get_num_threads);
@@ -135,17 +138,26 @@ pub(super) fn resolve(request: &TrainRequest<'_>) -> Result<TrainConfig> {
     }
     let own: TrainConfig = config::resolve(Some(&path), &[], serde_json::Value::Null)?;
     own.check()?;
+    let own = complete(own, request.registry)?;
     let given = request.config.clone().map(|mut given| {
         given.compute.threads = given.compute.threads.or(own.compute.threads);
-        given
+        complete(given, request.registry)
     });
-    if given.is_some_and(|given| given != own) {
+    if given.transpose()?.is_some_and(|given| given != own) {
         return Err(Error::Invalid(format!(
             "a resumed run keeps its own config `{}`, and the one given differs from it; leave --config and --set away",
             path.display()
         )));
     }
     Ok(own)
+}
+
+/// The same with every plugin's defaults filled in, so that a later change of theirs does not change the run.
+fn complete(mut config: TrainConfig, registry: &Registry) -> Result<TrainConfig> {
+    config.transcoder = registry.complete::<dyn Transcoder>(&config.transcoder)?;
+    config.activation = registry.complete::<dyn SparsityActivation>(&config.activation)?;
+    config.strategy = registry.complete::<dyn ParallelismStrategy>(&config.strategy)?;
+    Ok(config)
 }
 
 struct Trainer<'a> {
@@ -264,7 +276,16 @@ impl<'a> Trainer<'a> {
         let state = SavedState { format: checkpoint::FORMAT, step: self.state.step, sampler: self.sampler };
         let export = |folder: &Path| self.export(folder);
         checkpoint::write(&self.run.checkpoints(), &state, &self.state.params, self.state.adam.moments(), &self.state.silent_rows, export)?;
-        checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)
+        checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)?;
+        self.plot();
+        Ok(())
+    }
+
+    /// Draws the plots; a run does not end because a picture of it cannot be drawn.
+    fn plot(&self) {
+        if let Err(error) = Sinks::plot(self.run.path()) {
+            tracing::warn!("cannot draw the plots: {error}");
+        }
     }
 
     /// Writes the CLT folder with normalisation folded in.
@@ -305,7 +326,7 @@ impl<'a> Trainer<'a> {
             files::write_folder(&result, |part| self.export(part))?;
         }
         checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)?;
-        Sinks::plot(self.run.path())?;
+        self.plot();
         let seconds = started.elapsed().as_secs_f64();
         self.run.log(&format!("finished after {seconds:.1} s; the transcoder is in {}", result.display()))?;
         let rows = self.state.step * self.config.data.batch_rows as u64;

@@ -75,7 +75,9 @@ impl LanguageModel for FakeModel {
     }
 
     fn hook_points(&self) -> Vec<HookPoint> {
-        (0..LAYERS).flat_map(|layer| [BlockHook::MlpIn, BlockHook::MlpOut].map(|hook| HookPoint::block(layer, hook))).collect()
+        (0..LAYERS)
+            .flat_map(|layer| [BlockHook::ResidMid, BlockHook::MlpIn, BlockHook::MlpOut].map(|hook| HookPoint::block(layer, hook)))
+            .collect()
     }
 
     fn forward(&self, tokens: &Tensor, visitor: &mut dyn HookVisitor) -> circuitlab_core::Result<Option<Tensor>> {
