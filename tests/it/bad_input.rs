@@ -285,6 +285,35 @@ fn the_demo_keeps_its_hands_off_other_files() {
     assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 1);
 }
 
+#[cfg(unix)]
+#[test]
+fn one_process_works_on_a_run_and_any_path_will_do() {
+    use std::os::unix::ffi::OsStringExt;
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = pipeline::cache(folder.path(), "0..0.02", &[]);
+    // A name that is no text: nothing may depend on its being one.
+    let run = folder.path().join(std::ffi::OsString::from_vec(b"r\xff".to_vec()));
+    let train = |extra: &[&str]| {
+        let mut command = circuitlab(["train", "--cache", arg(&cache), "--resume"].iter().chain(extra));
+        command.arg("--out").arg(&run).env("OMP_WAIT_POLICY", "PASSIVE");
+        command
+    };
+    let mut first = train(&with(SMALL.to_vec(), &["--set", "schedule.steps=100000"])).spawn().expect("the program starts");
+    while !run.join("config.toml").exists() {
+        assert!(first.try_wait().expect("a child").is_none(), "it ended before it began");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let second = train(&[]).output().expect("the program starts");
+    first.kill().and_then(|()| first.wait()).expect("SIGKILL");
+    assert_eq!(second.status.code(), Some(1));
+    check_words(&stderr(&second), &["another process is training in it"]);
+
+    fs::remove_dir_all(&run).expect("removes");
+    let done = train(&with(SMALL.to_vec(), &["--set", "schedule.steps=3"])).output().expect("the program starts");
+    assert!(done.status.success(), "{}", stderr(&done));
+}
+
 #[test]
 fn wrong_usage_is_told_apart_from_failure() {
     for args in [&["train"][..], &["nonsense"], &["cache", "--model", "x"], &[]] {
