@@ -132,6 +132,8 @@ fn eval_args(out: &Path) -> EvalArgs {
 fn summary(report: &Report, out: &Path, took: &str) -> String {
     let all = &report.faithfulness.all;
     let out = out.display();
+    // As it was started, so that the lines below can be pasted.
+    let program = std::env::args().next().unwrap_or_else(|| "circuitlab".to_owned());
     format!(
         "\
 Held out, on {rows} tokens of text that neither the model nor the transcoder was trained on:
@@ -146,8 +148,8 @@ Done in {took}.
   {out}/eval.json    all figures
 
 Next:
-  circuitlab train --cache {out}/cache --out runs/sparser --config {out}/train.toml --set sparsity.lambda=0.5
-  circuitlab eval --clt runs/sparser/final --model {out}/model --text {out}/shakespeare.txt --range {HELD_OUT_RANGE}",
+  {program} train --cache {out}/cache --out runs/sparser --config {out}/train.toml --set sparsity.lambda=0.5
+  {program} eval --clt runs/sparser/final --model {out}/model --text {out}/shakespeare.txt --range {HELD_OUT_RANGE}",
         rows = human::whole(report.rows),
         ev = report.explained_variance,
         l0 = report.l0_per_layer,
