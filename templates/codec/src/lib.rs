@@ -28,6 +28,9 @@ impl ActivationCodec for Bf16 {
     }
 
     fn encode_values(&self, values: &[f32], _: BlockShape) -> Result<Vec<u8>> {
+        if let Some(place) = values.iter().position(|value| value.is_nan()) {
+            return Err(Error::Invalid(format!("codec `bf16`: value {place} of the block is not a number")));
+        }
         Ok(values.iter().flat_map(|value| round(*value).to_le_bytes()).collect())
     }
 
@@ -40,11 +43,8 @@ impl ActivationCodec for Bf16 {
     }
 
     fn error_bounds(&self, values: &[f32], _: BlockShape) -> Vec<f32> {
-        // Eight bits of mantissa; below the smallest normal number the step is constant. Values that round to infinity, and
-        // those that are not finite, are not held to a bound.
-        let bound =
-            |value: f32| if round(value) & 0x7f80 == 0x7f80 { f32::INFINITY } else { value.abs() / 256.0 + f32::MIN_POSITIVE / 128.0 };
-        values.iter().map(|value| bound(*value)).collect()
+        // Eight bits of mantissa; below the smallest normal number the step is constant.
+        values.iter().map(|value| if value.is_finite() { value.abs() / 256.0 + f32::MIN_POSITIVE / 128.0 } else { 0.0 }).collect()
     }
 
     fn max_encoded_bytes(&self, shape: BlockShape) -> usize {
@@ -52,13 +52,16 @@ impl ActivationCodec for Bf16 {
     }
 }
 
-/// The nearest bfloat16, ties to even; a NaN stays a NaN.
+/// The nearest finite bfloat16, ties to even; infinities stay.
 fn round(value: f32) -> u16 {
     let bits = value.to_bits();
-    if value.is_nan() {
-        return (bits >> 16) as u16 | 0x40;
+    let sign = (bits >> 16) as u16 & 0x8000;
+    if value.is_infinite() {
+        return sign | 0x7f80;
     }
-    ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
+    let magnitude = bits & 0x7fff_ffff;
+    let rounded = (magnitude + 0x7fff + ((magnitude >> 16) & 1)) >> 16;
+    sign | (rounded as u16).min(0x7f7f)
 }
 
 #[cfg(test)]
@@ -71,6 +74,6 @@ mod tests {
         assert_eq!(round(f32::from_bits(0x3f80_8000)), 0x3f80);
         assert_eq!(round(f32::from_bits(0x3f81_8000)), 0x3f82);
         assert_eq!(round(f32::NEG_INFINITY), 0xff80);
-        assert!(f32::from_bits(u32::from(round(f32::NAN)) << 16).is_nan());
+        assert_eq!(round(f32::MAX), 0x7f7f);
     }
 }
