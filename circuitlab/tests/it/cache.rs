@@ -164,9 +164,9 @@ fn another_model_or_text_or_setting_is_refused() {
     other.info.fingerprint = "beef".to_owned();
     assert!(refused(&world, &other).ends_with(r#"`fingerprint`: expected "f00d", got "beef""#));
     let config = world.config.clone();
-    world.config.input_hook = BlockHook::ResidMid;
+    world.config.output_hook = BlockHook::MlpRawOut;
     let text = refused(&world, &FakeModel::new());
-    assert!(text.contains("`input_hook`: expected \"mlp.hook_in\""), "{text}");
+    assert!(text.contains("`output_hook`: expected \"hook_mlp_out\""), "{text}");
     world.config = config.clone();
     world.config.context = 8;
     assert!(refused(&world, &FakeModel::new()).contains("`context`: expected 9, got 8"));

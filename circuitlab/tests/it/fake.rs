@@ -76,7 +76,7 @@ impl LanguageModel for FakeModel {
 
     fn hook_points(&self) -> Vec<HookPoint> {
         (0..LAYERS)
-            .flat_map(|layer| [BlockHook::ResidMid, BlockHook::MlpIn, BlockHook::MlpOut].map(|hook| HookPoint::block(layer, hook)))
+            .flat_map(|layer| [BlockHook::MlpIn, BlockHook::MlpRawOut, BlockHook::MlpOut].map(|hook| HookPoint::block(layer, hook)))
             .collect()
     }
 
