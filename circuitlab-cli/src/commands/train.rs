@@ -69,7 +69,7 @@ fn print(summary: &TrainSummary, context: &Context) -> anyhow::Result<()> {
 
 fn lines(summary: &TrainSummary) -> String {
     let figure = |name: &str| summary.last.as_ref().and_then(|record: &Record| record.get(name)).unwrap_or(f64::NAN);
-    let verb = if summary.seconds == 0.0 { "was finished already:" } else { "trained" };
+    let verb = if summary.was_finished { "was finished already:" } else { "trained" };
     format!(
         "{verb} {} steps on {} rows; on the last of them: explained variance {:.3}, {:.1} active features a row, {:.0} dead\ntranscoder: {}",
         human::whole(summary.steps),

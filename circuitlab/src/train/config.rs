@@ -1,4 +1,5 @@
-//! The config of a training run. Every field has a default; `config.toml` in a run folder holds all of them.
+//! The config of a training run. Every field has a default; `config.toml` in a run folder holds all
+//! that are set, those of the plugins included.
 
 use circuitlab_core::config::{DeviceName, FloatKind};
 use circuitlab_core::{PenaltyWeights, Spec};

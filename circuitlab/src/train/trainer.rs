@@ -50,6 +50,8 @@ pub struct TrainSummary {
     pub last: Option<Record>,
     /// Seconds that this process trained for.
     pub seconds: f64,
+    /// Whether an earlier process had finished the run, so that this one did nothing.
+    pub was_finished: bool,
 }
 
 /// Trains a transcoder and leaves it in the run folder's `final`.
@@ -119,7 +121,7 @@ fn finished(out: &Path) -> Result<TrainSummary> {
     let result = out.join("final");
     let last = jsonl::read(&out.join("metrics.jsonl"))?.pop();
     let (steps, rows) = saved::read_card(&result)?.circuitlab.map_or((0, 0), |known| (known.steps, known.rows));
-    Ok(TrainSummary { result, steps, rows, last, seconds: 0.0 })
+    Ok(TrainSummary { result, steps, rows, last, seconds: 0.0, was_finished: true })
 }
 
 /// The config that the run has: the request's, or when going on the one in the run folder.
@@ -330,7 +332,7 @@ impl<'a> Trainer<'a> {
         let seconds = started.elapsed().as_secs_f64();
         self.run.log(&format!("finished after {seconds:.1} s; the transcoder is in {}", result.display()))?;
         let rows = self.state.step * self.config.data.batch_rows as u64;
-        Ok(TrainSummary { result, steps: self.state.step, rows, last, seconds })
+        Ok(TrainSummary { result, steps: self.state.step, rows, last, seconds, was_finished: false })
     }
 }
 
