@@ -43,7 +43,8 @@ pub enum CodecInput {
 
 /// Turns a block of activations into bytes and back.
 ///
-/// A codec implements the pair of methods that fits its [`input`](Self::input); the other pair answers with an error.
+/// A codec implements the pair of methods that fits its [`input`](Self::input), which is asked for once; the other pair
+/// answers with an error.
 /// Blocks may be empty. Decoders meet hostile bytes: they return errors, and allocate no more than the block needs.
 /// Conformance is checked by [`testing::codec`](crate::testing::codec).
 pub trait ActivationCodec: Debug + Send + Sync {
@@ -69,14 +70,20 @@ pub trait ActivationCodec: Debug + Send + Sync {
     }
 
     /// The largest |decoded - original| of each value of a block. Zero, the default, means bit for bit.
-    fn error_bounds(&self, values: &[f32], shape: BlockShape) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// Values that the codec cannot hold.
+    fn error_bounds(&self, values: &[f32], shape: BlockShape) -> Result<Vec<f32>> {
         let _ = shape;
-        vec![0.0; values.len()]
+        Ok(vec![0.0; values.len()])
     }
 
-    /// The most bytes that [`encode_values`](Self::encode_values) gives for a block of this shape.
-    fn max_encoded_bytes(&self, shape: BlockShape) -> usize {
-        shape.rows.saturating_mul(shape.width).saturating_mul(4)
+    /// The most bytes that [`encode_values`](Self::encode_values) gives for a block of this shape. Default: four a value.
+    ///
+    /// # Errors
+    /// Shapes that are too large to count.
+    fn max_encoded_bytes(&self, shape: BlockShape) -> Result<usize> {
+        Ok(shape.values()? * 4)
     }
 
     /// Encodes bytes.
@@ -198,7 +205,7 @@ impl CodecChain {
     pub fn decode(&self, bytes: &[u8], shape: BlockShape) -> Result<Vec<f32>> {
         let expected = shape.values()?;
         // A compressor may add a little to bytes that do not compress; what lies between two of them is bounded so.
-        let limit = self.values.max_encoded_bytes(shape);
+        let limit = self.values.max_encoded_bytes(shape)?;
         let slack = limit / 64 + 4096;
         let values = catch_panic(&self.name(), || {
             let mut owned: Option<Vec<u8>> = None;
@@ -215,7 +222,10 @@ impl CodecChain {
     }
 
     /// The largest |decoded - original| of each value.
-    pub fn error_bounds(&self, values: &[f32], shape: BlockShape) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// Values that the chain cannot hold.
+    pub fn error_bounds(&self, values: &[f32], shape: BlockShape) -> Result<Vec<f32>> {
         self.values.error_bounds(values, shape)
     }
 

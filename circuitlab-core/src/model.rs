@@ -61,13 +61,13 @@ pub struct ModelInfo {
 ///
 /// Conformance is checked by [`testing::model`](crate::testing::model).
 pub trait LanguageModel: Debug + Send {
-    /// What is known of it.
+    /// What is known of it. Asked for once.
     fn info(&self) -> &ModelInfo;
 
-    /// Where it runs and what it computes in.
+    /// Where it runs and what it computes in. Asked for once.
     fn placement(&self) -> (Device, Kind);
 
-    /// The places that a visitor may ask for, in the order of the forward pass.
+    /// The places that a visitor may ask for, in the order of the forward pass. Asked for once.
     fn hook_points(&self) -> Vec<HookPoint>;
 
     /// Runs `tokens` and shows the visitor every value that it wants.

@@ -49,7 +49,7 @@ pub enum MeshAxis {
 
 /// How the ranks of a run share its work. Initial weights, losses and results do not depend on it, up to summation order.
 pub trait ParallelismStrategy: Debug + Send + Sync {
-    /// The mesh, as this rank sees it.
+    /// The mesh, as this rank sees it. Asked for once.
     fn mesh(&self) -> Mesh;
 
     /// Adds `tensor` up over an axis, in place, on every rank of it.

@@ -84,7 +84,7 @@ pub struct ActivationGradients {
 ///
 /// Conformance is checked by [`testing::activation`](crate::testing::activation).
 pub trait SparsityActivation: Debug + Send + Sync {
-    /// The parameters that it trains, one number per feature each.
+    /// The parameters that it trains, one number per feature each. Asked for once.
     fn parameters(&self) -> Vec<ActivationParameter>;
 
     /// The forward pass of one layer.

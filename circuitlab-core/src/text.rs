@@ -10,8 +10,8 @@ pub type Documents = Box<dyn Iterator<Item = Result<String>> + Send>;
 
 /// Reads the documents of one kind of file.
 pub trait TextSource: Debug + Send + Sync {
-    /// The file extensions that this source reads, without the dot.
-    fn extensions(&self) -> &[&str];
+    /// The file extensions that this source reads, without the dot. Asked for once.
+    fn extensions(&self) -> Vec<String>;
 
     /// Opens a file and gives its documents one by one.
     ///

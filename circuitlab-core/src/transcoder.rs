@@ -63,14 +63,20 @@ pub struct StepOutput {
 /// that read parameters work on any split of the features. Conformance is checked by
 /// [`testing::transcoder`](crate::testing::transcoder).
 pub trait Transcoder: Debug + Send {
-    /// circuit-tracer's `model_kind` for a folder of it.
+    /// circuit-tracer's `model_kind` for a folder of it. Asked for once.
     fn model_kind(&self) -> &'static str;
 
     /// The target layers that a source layer writes to.
-    fn targets(&self, dims: Dims, source: usize) -> Range<usize>;
+    ///
+    /// # Errors
+    /// A layer that is not there.
+    fn targets(&self, dims: Dims, source: usize) -> Result<Range<usize>>;
 
     /// The parameters, grouped by layer.
-    fn parameters(&self, dims: Dims, activation: &dyn SparsityActivation) -> Vec<ParameterSpec>;
+    ///
+    /// # Errors
+    /// Sizes that the transcoder cannot have.
+    fn parameters(&self, dims: Dims, activation: &dyn SparsityActivation) -> Result<Vec<ParameterSpec>>;
 
     /// Sets the encoder biases so that every feature fires on a share `rate` of these rows.
     ///

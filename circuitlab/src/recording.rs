@@ -98,7 +98,7 @@ impl Recording {
     /// # Errors
     /// Tensors that are missing or do not fit.
     pub fn parameters(&self, prefix: &str) -> Result<Parameters> {
-        let specs = self.transcoder.parameters(self.dims, &*self.activation);
+        let specs = self.transcoder.parameters(self.dims, &*self.activation)?;
         let values = specs
             .iter()
             .map(|spec| {

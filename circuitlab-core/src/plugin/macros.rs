@@ -21,8 +21,8 @@
 /// }
 ///
 /// impl TextSource for Nothing {
-///     fn extensions(&self) -> &[&str] {
-///         &["nothing"]
+///     fn extensions(&self) -> Vec<String> {
+///         vec!["nothing".into()]
 ///     }
 ///     fn documents(&self, _: &Path) -> Result<Documents> {
 ///         Ok(Box::new(std::iter::empty()))

@@ -123,8 +123,8 @@ mod tests {
     }
 
     impl TextSource for Lines {
-        fn extensions(&self) -> &[&str] {
-            &["lines"]
+        fn extensions(&self) -> Vec<String> {
+            vec!["lines".into()]
         }
 
         fn documents(&self, _: &Path) -> Result<Documents> {

@@ -73,7 +73,7 @@ impl<'a> Case<'a> {
     fn new(transcoder: &'a mut dyn Transcoder, activation: &'a dyn SparsityActivation) -> Self {
         let shape = [ROWS, DIMS.layers as i64, DIMS.d_model as i64];
         let batch = Batch { inputs: noise(&shape, 1), targets: noise(&shape, 2) };
-        let specs = transcoder.parameters(DIMS, activation);
+        let specs = transcoder.parameters(DIMS, activation).expect("small sizes");
         let mut params = Parameters::init(specs, 4, Kind::Double, Device::Cpu).expect("its own specs");
         transcoder.calibrate(&mut params, activation, &batch.inputs, 0.5).expect("enough rows");
         Self { transcoder, activation, params, batch }
@@ -100,7 +100,7 @@ impl<'a> Case<'a> {
         assert!(specs.is_sorted_by_key(|spec| spec.layer), "parameters are grouped by layer");
         assert!(specs.iter().filter(|spec| spec.per_feature).all(|spec| spec.shape[0] == DIMS.d_features as i64), "features come first");
         for source in 0..DIMS.layers {
-            let targets = self.transcoder.targets(DIMS, source);
+            let targets = self.transcoder.targets(DIMS, source).expect("a layer that is there");
             assert!(targets.start >= source && targets.end <= DIMS.layers && !targets.is_empty(), "layer {source} writes to {targets:?}");
         }
     }

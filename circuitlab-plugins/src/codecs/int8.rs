@@ -101,7 +101,7 @@ impl ActivationCodec for Int8 {
         Ok(values)
     }
 
-    fn error_bounds(&self, values: &[f32], shape: BlockShape) -> Vec<f32> {
+    fn error_bounds(&self, values: &[f32], shape: BlockShape) -> Result<Vec<f32>> {
         let mut bounds = Vec::with_capacity(values.len());
         for row in values.chunks(shape.width.max(1)) {
             for block in row.chunks(self.block) {
@@ -110,11 +110,11 @@ impl ActivationCodec for Int8 {
                 bounds.extend(block.iter().map(|value| scale * 0.500_01 + value.abs() * f32::EPSILON + f32::from_bits(1)));
             }
         }
-        bounds
+        Ok(bounds)
     }
 
-    fn max_encoded_bytes(&self, shape: BlockShape) -> usize {
-        self.layout(shape).map_or(usize::MAX, |(_, bytes)| bytes)
+    fn max_encoded_bytes(&self, shape: BlockShape) -> Result<usize> {
+        Ok(self.layout(shape)?.1)
     }
 }
 
@@ -186,7 +186,8 @@ mod tests {
             let shape = BlockShape { rows: 1, width: 1 };
             let encoded = codec.encode_values(&[value], shape).expect("finite");
             let decoded = codec.decode_values(&encoded, shape).expect("its own bytes")[0];
-            assert!((f64::from(decoded) - f64::from(value)).abs() <= f64::from(codec.error_bounds(&[value], shape)[0]), "{value:e}");
+            let bound = codec.error_bounds(&[value], shape).expect("finite")[0];
+            assert!((f64::from(decoded) - f64::from(value)).abs() <= f64::from(bound), "{value:e}");
         }
     }
 

@@ -36,8 +36,8 @@ pub struct Txt {
 }
 
 impl TextSource for Txt {
-    fn extensions(&self) -> &[&str] {
-        &["txt"]
+    fn extensions(&self) -> Vec<String> {
+        vec!["txt".to_owned()]
     }
 
     fn documents(&self, path: &Path) -> Result<Documents> {

@@ -37,7 +37,7 @@ pub(super) fn assemble(
         return Err(Error::format(folder, format!("the encoder of layer 0 has shape {size:?}, expected [d_features, d_model]")));
     };
     let dims = Dims { layers, d_model: d_model as usize, d_features: d_features as usize };
-    let specs = transcoder.parameters(dims, activation);
+    let specs = transcoder.parameters(dims, activation)?;
     let params = Parameters::new(specs, values).map_err(|error| Error::format(folder, error.to_string()))?;
     Ok((dims, params))
 }

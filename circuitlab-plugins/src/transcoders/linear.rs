@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::Path;
 
-use circuitlab_core::{Batch, Dims, ParameterSpec, Parameters, Result, SparsityActivation, StepContext, StepOutput, Transcoder};
+use circuitlab_core::{Batch, Dims, Error, ParameterSpec, Parameters, Result, SparsityActivation, StepContext, StepOutput, Transcoder};
 use tch::{Device, Kind, Tensor};
 
 use super::dictionary::{self, Layer};
@@ -51,12 +51,15 @@ impl<L: Layout> Transcoder for Linear<L> {
         L::MODEL_KIND
     }
 
-    fn targets(&self, dims: Dims, source: usize) -> Range<usize> {
-        L::targets(dims.layers, source)
+    fn targets(&self, dims: Dims, source: usize) -> Result<Range<usize>> {
+        if source < dims.layers {
+            return Ok(L::targets(dims.layers, source));
+        }
+        Err(Error::Invalid(format!("there is no source layer {source}, there are {}", dims.layers)))
     }
 
-    fn parameters(&self, dims: Dims, activation: &dyn SparsityActivation) -> Vec<ParameterSpec> {
-        dictionary::parameters(dims, L::targets, activation)
+    fn parameters(&self, dims: Dims, activation: &dyn SparsityActivation) -> Result<Vec<ParameterSpec>> {
+        Ok(dictionary::parameters(dims, L::targets, activation))
     }
 
     fn calibrate(&self, params: &mut Parameters, activation: &dyn SparsityActivation, inputs: &Tensor, rate: f64) -> Result<()> {

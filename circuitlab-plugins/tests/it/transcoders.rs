@@ -87,7 +87,7 @@ fn build(case: &Case) -> Built {
     let transcoder = registry.build::<dyn Transcoder>(&Spec::named(case.transcoder)).expect("builds");
     let activation = registry.build::<dyn SparsityActivation>(&case.activation).expect("builds");
     let strategy = registry.build::<dyn ParallelismStrategy>(&Spec::named("single")).expect("builds");
-    let specs = transcoder.parameters(case.dims, &*activation);
+    let specs = transcoder.parameters(case.dims, &*activation).expect("small sizes");
     let mut params = Parameters::init(specs.clone(), case.seed, Kind::Double, Device::Cpu).expect("fits");
     let shape = [case.rows, case.dims.layers as i64, case.dims.d_model as i64];
     let batch = Batch { inputs: noise(&shape, case.seed), targets: noise(&shape, case.seed ^ 1) };

@@ -105,7 +105,7 @@ impl Readers {
 
     fn open(&self, path: &Path) -> Result<SourceFile> {
         let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        let reader = self.0.iter().find(|(_, source)| source.extensions().contains(&extension.as_str()));
+        let reader = self.0.iter().find(|(_, source)| source.extensions().contains(&extension));
         let (spec, source) = reader.ok_or_else(|| {
             circuitlab_core::Error::format(path, format!("no text source reads files of the kind `.{extension}`; known: {}", self.known()))
         })?;

@@ -38,7 +38,7 @@ pub fn plan(request: &TrainRequest<'_>) -> Result<Plan> {
     let cache = Cache::open(request.cache, request.registry)?;
     let schedule = Schedule::new(&config, cache.rows())?;
     let Parts { transcoder, activation, dims, .. } = Parts::build(request.registry, &config, &cache)?;
-    let shapes = transcoder.parameters(dims, &*activation);
+    let shapes = transcoder.parameters(dims, &*activation)?;
     let parameters: u64 = shapes.iter().map(|spec| spec.shape.iter().product::<i64>().unsigned_abs()).sum();
     let value_bytes = tch::Kind::from(config.compute.dtype).elt_size_in_bytes() as u64;
     let batch_rows = config.data.batch_rows as u64;
@@ -49,7 +49,9 @@ pub fn plan(request: &TrainRequest<'_>) -> Result<Plan> {
     // One window of chunks is read while another is trained on.
     let windows = 2 * (config.data.window_chunks.min(cache.chunk_rows().len()) as u64) * chunk_rows * row_bytes;
     // Per source layer: the encoder's product and its gradient, and for each target layer the decoder's and its two gradients.
-    let products: usize = (0..dims.layers).map(|source| 2 + 3 * transcoder.targets(dims, source).len()).sum();
+    let products = (0..dims.layers)
+        .map(|source| Ok(2 + 3 * transcoder.targets(dims, source)?.len()))
+        .sum::<circuitlab_core::Result<usize>>()?;
     let rows = schedule.steps * batch_rows;
     Ok(Plan {
         parameters,

@@ -62,7 +62,7 @@ impl TrainState {
     /// Fresh parameters, with encoder biases set from `rows: [rows, layer, d_model]`.
     pub(super) fn start(parts: &Parts, config: &TrainConfig, rows: &Tensor) -> Result<Self> {
         let (kind, device) = placement(config);
-        let specs = parts.transcoder.parameters(parts.dims, &*parts.activation);
+        let specs = parts.transcoder.parameters(parts.dims, &*parts.activation)?;
         let mut params = Parameters::init(specs, config.seed, kind, device)?;
         let features = parts.dims.d_features as f64;
         let rate = config.init.rate.unwrap_or(f64::min(10_000.0, features / 4.0) / features);
@@ -75,7 +75,7 @@ impl TrainState {
     /// Goes on from a checkpoint.
     pub(super) fn resume(parts: &Parts, config: &TrainConfig, folder: &Path) -> Result<(Self, SavedState)> {
         let (kind, device) = placement(config);
-        let specs = parts.transcoder.parameters(parts.dims, &*parts.activation);
+        let specs = parts.transcoder.parameters(parts.dims, &*parts.activation)?;
         let blank = Parameters::init(specs.clone(), config.seed, kind, device)?;
         let (saved, tensors) = checkpoint::read(folder, &blank, kind, device)?;
         let params = Parameters::new(specs, tensors.params)?;

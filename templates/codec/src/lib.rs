@@ -42,13 +42,13 @@ impl ActivationCodec for Bf16 {
         Ok(bytes.chunks_exact(2).map(|pair| f32::from_bits(u32::from(u16::from_le_bytes([pair[0], pair[1]])) << 16)).collect())
     }
 
-    fn error_bounds(&self, values: &[f32], _: BlockShape) -> Vec<f32> {
+    fn error_bounds(&self, values: &[f32], _: BlockShape) -> Result<Vec<f32>> {
         // Eight bits of mantissa; below the smallest normal number the step is constant.
-        values.iter().map(|value| if value.is_finite() { value.abs() / 256.0 + f32::MIN_POSITIVE / 128.0 } else { 0.0 }).collect()
+        Ok(values.iter().map(|value| if value.is_finite() { value.abs() / 256.0 + f32::MIN_POSITIVE / 128.0 } else { 0.0 }).collect())
     }
 
-    fn max_encoded_bytes(&self, shape: BlockShape) -> usize {
-        shape.rows.saturating_mul(shape.width).saturating_mul(2)
+    fn max_encoded_bytes(&self, shape: BlockShape) -> Result<usize> {
+        Ok(2 * shape.values()?)
     }
 }
 
