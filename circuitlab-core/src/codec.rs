@@ -7,7 +7,6 @@ use std::fmt::{self, Debug};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::catch_panic;
 use crate::{Error, Registry, Result, Spec};
 
 /// The shape of a block: one layer's inputs or outputs of one chunk.
@@ -192,10 +191,8 @@ impl CodecChain {
                 values.len()
             )));
         }
-        catch_panic(&self.name(), || {
-            let first = self.values.encode_values(values, shape)?;
-            self.bytes.iter().try_fold(first, |bytes, codec| codec.encode_bytes(&bytes))
-        })
+        let first = self.values.encode_values(values, shape)?;
+        self.bytes.iter().try_fold(first, |bytes, codec| codec.encode_bytes(&bytes))
     }
 
     /// Decodes a block.
@@ -207,14 +204,12 @@ impl CodecChain {
         // A compressor may add a little to bytes that do not compress; what lies between two of them is bounded so.
         let limit = self.values.max_encoded_bytes(shape)?;
         let slack = limit / 64 + 4096;
-        let values = catch_panic(&self.name(), || {
-            let mut owned: Option<Vec<u8>> = None;
-            for (place, codec) in self.bytes.iter().enumerate().rev() {
-                let allowed = if place == 0 { limit } else { limit + slack };
-                owned = Some(codec.decode_bytes(owned.as_deref().unwrap_or(bytes), allowed)?);
-            }
-            self.values.decode_values(owned.as_deref().unwrap_or(bytes), shape)
-        })?;
+        let mut owned: Option<Vec<u8>> = None;
+        for (place, codec) in self.bytes.iter().enumerate().rev() {
+            let allowed = if place == 0 { limit } else { limit + slack };
+            owned = Some(codec.decode_bytes(owned.as_deref().unwrap_or(bytes), allowed)?);
+        }
+        let values = self.values.decode_values(owned.as_deref().unwrap_or(bytes), shape)?;
         if values.len() == expected {
             return Ok(values);
         }
@@ -227,9 +222,5 @@ impl CodecChain {
     /// Values that the chain cannot hold.
     pub fn error_bounds(&self, values: &[f32], shape: BlockShape) -> Result<Vec<f32>> {
         self.values.error_bounds(values, shape)
-    }
-
-    fn name(&self) -> String {
-        format!("codec `{}`", self.spec)
     }
 }

@@ -2,12 +2,14 @@
 
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tch::{Device, Kind};
 
 use crate::error::nearest;
+use crate::plugin::Registered;
 use crate::{Error, Result};
 
 /// Names a plugin and holds its settings: `"int8"` or `{ type = "int8", block = 32 }` in a config file.
@@ -24,6 +26,18 @@ impl Spec {
     /// A plugin with its default settings.
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: name.into(), settings: Map::new() }
+    }
+
+    /// A plugin with the settings of its config struct: the way back from the struct to `type = "int8"`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the struct is not written as a table.
+    pub fn of<C: Registered + Serialize>(config: &C) -> Result<Self> {
+        match serde_json::to_value(config) {
+            Ok(Value::Object(settings)) => Ok(Self { name: C::NAME.to_owned(), settings }),
+            Ok(_) => Err(Error::config(format!("{} `{}`", C::KIND, C::NAME), "its config is not a table")),
+            Err(error) => Err(Error::config(format!("{} `{}`", C::KIND, C::NAME), error.to_string())),
+        }
     }
 
     /// The same with one setting changed.
@@ -88,7 +102,7 @@ fn unknown_field(message: &str) -> Option<(&str, Vec<&str>)> {
 }
 
 /// The floating-point type of a computation or a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub enum FloatKind {
     /// 32 bits.
     #[default]
@@ -117,8 +131,9 @@ impl From<FloatKind> for Kind {
 }
 
 /// A device by name: `cpu`, `cuda` or `cuda:1`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
 pub struct DeviceName(pub Device);
 
 impl Default for DeviceName {

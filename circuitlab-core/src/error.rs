@@ -1,5 +1,6 @@
 //! The one error type of this crate. It is made of std types only, so that it may cross into a plugin and back.
 
+use std::any::Any;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -122,14 +123,20 @@ impl From<tch::TchError> for Error {
 /// # Errors
 /// The body's own, or [`Error::Panicked`].
 pub fn catch_panic<T, E: From<Error>>(what: &str, body: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or_else(|payload| {
-        let text = payload
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| payload.downcast_ref::<&str>().copied())
-            .unwrap_or("no message");
-        Err(Error::Panicked { what: what.to_owned(), message: first_line(text).to_owned() }.into())
-    })
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(body))
+        .unwrap_or_else(|payload| Err(Error::Panicked { what: what.to_owned(), message: swallow(payload) }.into()))
+}
+
+/// The first line of a panic's message. A payload that is no text is leaked: dropping it could panic again.
+pub(crate) fn swallow(payload: Box<dyn Any + Send>) -> String {
+    match payload.downcast::<String>() {
+        Ok(text) => first_line(&text).to_owned(),
+        Err(payload) => {
+            let text = payload.downcast_ref::<&str>().map_or("no message", |text| first_line(text)).to_owned();
+            std::mem::forget(payload);
+            text
+        }
+    }
 }
 
 /// The candidate that `name` is most likely a misspelling of: the closest by edit distance, when it is close at all.

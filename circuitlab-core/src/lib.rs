@@ -9,6 +9,7 @@
 //! | [`Transcoder`] | `transcoder` | the parameters and the training step of a dictionary |
 //! | [`ParallelismStrategy`] | `strategy` | who owns which rows and features, and how ranks add up |
 //! | [`TextSource`] | `text-source` | documents from a file |
+//! | [`MetricSink`] | `metric-sink` | takes the figures of a run |
 //!
 //! A plugin is a config struct, its [`Construct`] and one [`register!`] line; `templates/` holds one crate per kind.
 //! This crate stays small, and chooses nothing that a trait stands for: the engine is the crate `circuitlab`.
@@ -18,6 +19,7 @@ pub mod config;
 pub mod error;
 pub mod files;
 pub mod hooks;
+pub mod metric;
 pub mod model;
 pub mod parallel;
 pub mod params;
@@ -35,10 +37,12 @@ pub use codec::{ActivationCodec, BlockShape, CodecChain, CodecInput};
 pub use config::Spec;
 pub use error::{Error, Result};
 pub use hooks::{Action, BlockHook, HookPoint, HookVisitor};
+pub use metric::{MetricSink, Record};
 pub use model::{LanguageModel, ModelInfo, ModelSource};
 pub use parallel::{Axis, Mesh, ParallelismStrategy};
 pub use params::{Init, ParameterSpec, Parameters};
-pub use plugin::{Construct, Kind, Registration, Registry};
+pub use plugin::{Construct, Kind, Registered, Registration, Registry};
+pub use schemars;
 pub use sparsity::{Activated, ActivationGradients, BackwardInput, PenaltyWeights, SparsityActivation};
 pub use tch;
 pub use text::{Documents, TextSource};

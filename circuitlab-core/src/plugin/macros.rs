@@ -6,7 +6,7 @@
 /// use circuitlab_core::{Construct, Documents, Result, TextSource, register};
 /// use std::path::Path;
 ///
-/// #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+/// #[derive(Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 /// #[serde(default, deny_unknown_fields)]
 /// pub struct NothingConfig {}
 ///
@@ -36,13 +36,19 @@
 /// ```
 #[macro_export]
 macro_rules! register {
-    (model $($rest:tt)*) => { $crate::register!(@ Model "model" $($rest)*); };
-    (codec $($rest:tt)*) => { $crate::register!(@ Codec "codec" $($rest)*); };
-    (activation $($rest:tt)*) => { $crate::register!(@ Activation "activation" $($rest)*); };
-    (transcoder $($rest:tt)*) => { $crate::register!(@ Transcoder "transcoder" $($rest)*); };
-    (strategy $($rest:tt)*) => { $crate::register!(@ Strategy "strategy" $($rest)*); };
-    (text_source $($rest:tt)*) => { $crate::register!(@ TextSource "text-source" $($rest)*); };
-    (@ $kind:ident $word:literal $name:literal => $config:ty, $summary:literal) => {
+    (model $($rest:tt)*) => { $crate::register!(@ Model "model" model $($rest)*); };
+    (codec $($rest:tt)*) => { $crate::register!(@ Codec "codec" codec $($rest)*); };
+    (activation $($rest:tt)*) => { $crate::register!(@ Activation "activation" activation $($rest)*); };
+    (transcoder $($rest:tt)*) => { $crate::register!(@ Transcoder "transcoder" transcoder $($rest)*); };
+    (strategy $($rest:tt)*) => { $crate::register!(@ Strategy "strategy" strategy $($rest)*); };
+    (text_source $($rest:tt)*) => { $crate::register!(@ TextSource "text-source" text_source $($rest)*); };
+    (metric_sink $($rest:tt)*) => { $crate::register!(@ MetricSink "metric-sink" metric_sink $($rest)*); };
+    (@ $kind:ident $word:literal $guard:ident $name:literal => $config:ty, $summary:literal) => {
+        impl $crate::plugin::Registered for $config {
+            const KIND: $crate::plugin::Kind = $crate::plugin::Kind::$kind;
+            const NAME: &'static str = $name;
+        }
+
         const _: () = {
             const WHAT: &str = concat!($word, " `", $name, "`");
             $crate::plugin::private::inventory::submit! {
@@ -52,7 +58,10 @@ macro_rules! register {
                     env!("CARGO_PKG_NAME"),
                     env!("CARGO_PKG_VERSION"),
                     |json| $crate::plugin::private::normaliser::<$config>(WHAT, json),
-                    $crate::plugin::Factory::$kind(|json| Ok(Box::new($crate::plugin::private::constructor::<$config>(WHAT, json)?))),
+                    || $crate::plugin::private::schema::<$config>(WHAT),
+                    $crate::plugin::Factory::$kind(|json| {
+                        $crate::plugin::private::guard::$guard(WHAT, $crate::plugin::private::constructor::<$config>(WHAT, json)?)
+                    }),
                 )
             }
         };

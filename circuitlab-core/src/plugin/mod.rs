@@ -3,16 +3,20 @@
 //! Plugins submit a [`Registration`] at link time with [`register!`](crate::register); [`Registry::linked`] gathers them.
 //! Config crosses as JSON text, so that a plugin's types stay its own.
 
+mod guard;
 mod macros;
 mod registration;
 mod registry;
 
-pub use registration::{Construct, Factory, Kind, Make, Registration, Slot};
+pub use registration::{Construct, Factory, Kind, Make, Registered, Registration, Slot};
 pub use registry::Registry;
 
 /// What the [`register!`](crate::register) macro expands to; not for use by hand.
 #[doc(hidden)]
 pub mod private {
-    pub use super::registration::{constructor, normaliser, submit};
+    pub mod guard {
+        pub use super::super::guard::{activation, codec, metric_sink, model, strategy, text_source, transcoder};
+    }
+    pub use super::registration::{constructor, normaliser, schema, submit};
     pub use inventory;
 }

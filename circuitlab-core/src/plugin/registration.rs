@@ -2,12 +2,15 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::catch_panic;
-use crate::{ActivationCodec, Error, LanguageModel, ParallelismStrategy, Result, SparsityActivation, TextSource, Transcoder, config};
+use crate::{
+    ActivationCodec, Error, LanguageModel, MetricSink, ParallelismStrategy, Result, SparsityActivation, TextSource, Transcoder, config,
+};
 
 /// Makes the running thing from its config.
 pub trait Construct {
@@ -19,6 +22,14 @@ pub trait Construct {
     /// # Errors
     /// Settings that are out of range, or files that cannot be read.
     fn construct(&self) -> Result<Self::Output>;
+}
+
+/// A config struct that [`register!`](crate::register) gave a name to.
+pub trait Registered {
+    /// The kind of what it constructs.
+    const KIND: Kind;
+    /// Its registered name.
+    const NAME: &'static str;
 }
 
 /// The extension points.
@@ -36,11 +47,14 @@ pub enum Kind {
     Strategy,
     /// [`TextSource`].
     TextSource,
+    /// [`MetricSink`].
+    MetricSink,
 }
 
 impl Kind {
     /// All kinds, in the order of the pipeline.
-    pub const ALL: [Self; 6] = [Self::Model, Self::TextSource, Self::Codec, Self::Transcoder, Self::Activation, Self::Strategy];
+    pub const ALL: [Self; 7] =
+        [Self::Model, Self::TextSource, Self::Codec, Self::Transcoder, Self::Activation, Self::Strategy, Self::MetricSink];
 
     /// The word that users see.
     pub const fn name(self) -> &'static str {
@@ -51,6 +65,7 @@ impl Kind {
             Self::Transcoder => "transcoder",
             Self::Strategy => "strategy",
             Self::TextSource => "text-source",
+            Self::MetricSink => "metric-sink",
         }
     }
 }
@@ -79,6 +94,8 @@ pub enum Factory {
     Strategy(Make<dyn ParallelismStrategy>),
     /// Builds a [`TextSource`].
     TextSource(Make<dyn TextSource>),
+    /// Builds a [`MetricSink`].
+    MetricSink(Make<dyn MetricSink>),
 }
 
 /// Ties a trait object to its kind.
@@ -88,10 +105,16 @@ pub trait Slot: 'static {
 
     /// The constructor, when the factory is of this kind.
     fn pick(factory: Factory) -> Option<Make<Self>>;
+
+    /// Wraps, on the host's side, what calls back into the host.
+    #[must_use]
+    fn shield(made: Box<Self>) -> Box<Self> {
+        made
+    }
 }
 
 macro_rules! slots {
-    ($($kind:ident => $trait:ident),* $(,)?) => {$(
+    ($($kind:ident => $trait:ident $(, $shield:path)?);* $(;)?) => {$(
         impl Slot for dyn $trait {
             const KIND: Kind = Kind::$kind;
 
@@ -101,6 +124,11 @@ macro_rules! slots {
                     _ => None,
                 }
             }
+            $(
+                fn shield(made: Box<Self>) -> Box<Self> {
+                    $shield(made)
+                }
+            )?
         }
     )*
 
@@ -116,12 +144,13 @@ macro_rules! slots {
 }
 
 slots! {
-    Model => LanguageModel,
-    Codec => ActivationCodec,
-    Activation => SparsityActivation,
-    Transcoder => Transcoder,
-    Strategy => ParallelismStrategy,
-    TextSource => TextSource,
+    Model => LanguageModel, super::guard::shield;
+    Codec => ActivationCodec;
+    Activation => SparsityActivation;
+    Transcoder => Transcoder;
+    Strategy => ParallelismStrategy;
+    TextSource => TextSource;
+    MetricSink => MetricSink;
 }
 
 /// A plugin as the registry knows it. Made by [`register!`](crate::register) alone.
@@ -132,6 +161,7 @@ pub struct Registration {
     pub(super) package: &'static str,
     pub(super) version: &'static str,
     pub(super) normalise: fn(&str) -> Result<String>,
+    pub(super) schema: fn() -> Result<String>,
     pub(super) factory: Factory,
 }
 
@@ -158,6 +188,15 @@ impl Registration {
         self.version
     }
 
+    /// The JSON Schema of its config: fields, types, defaults, and their doc comments.
+    ///
+    /// # Errors
+    /// A config type whose schema cannot be made.
+    pub fn schema(&self) -> Result<Value> {
+        let text = (self.schema)()?;
+        serde_json::from_str(&text).map_err(|error| Error::config(format!("{} `{}`", self.kind(), self.name), error.to_string()))
+    }
+
     /// Its kind.
     pub const fn kind(&self) -> Kind {
         self.factory.kind()
@@ -175,9 +214,10 @@ pub const fn submit(
     package: &'static str,
     version: &'static str,
     normalise: fn(&str) -> Result<String>,
+    schema: fn() -> Result<String>,
     factory: Factory,
 ) -> Registration {
-    Registration { name, summary, package, version, normalise, factory }
+    Registration { name, summary, package, version, normalise, schema, factory }
 }
 
 fn parse<C: DeserializeOwned>(what: &str, json: &str) -> Result<C> {
@@ -190,8 +230,18 @@ fn parse<C: DeserializeOwned>(what: &str, json: &str) -> Result<C> {
 /// # Errors
 /// Settings that the struct refuses.
 pub fn normaliser<C: DeserializeOwned + Serialize>(what: &str, json: &str) -> Result<String> {
-    let config: C = parse(what, json)?;
-    serde_json::to_string(&config).map_err(|error| Error::config(what, error.to_string()))
+    catch_panic(what, || {
+        let config: C = parse(what, json)?;
+        serde_json::to_string(&config).map_err(|error| Error::config(what, error.to_string()))
+    })
+}
+
+/// The JSON Schema of a config, as text.
+///
+/// # Errors
+/// A type whose schema cannot be made.
+pub fn schema<C: JsonSchema>(what: &str) -> Result<String> {
+    catch_panic(what, || Ok(schemars::schema_for!(C).as_value().to_string()))
 }
 
 /// Reads a config and constructs from it; a panic in the constructor is an error that names the plugin.
@@ -199,6 +249,5 @@ pub fn normaliser<C: DeserializeOwned + Serialize>(what: &str, json: &str) -> Re
 /// # Errors
 /// Settings that the struct refuses, and what its constructor returns.
 pub fn constructor<C: DeserializeOwned + Construct>(what: &str, json: &str) -> Result<C::Output> {
-    let config: C = parse(what, json)?;
-    catch_panic(what, || config.construct())
+    catch_panic(what, || parse::<C>(what, json)?.construct())
 }

@@ -74,7 +74,7 @@ impl Registry {
     pub fn build<S: Slot + ?Sized>(&self, spec: &Spec) -> Result<Box<S>> {
         let plugin = self.find(S::KIND, &spec.name)?;
         let make = S::pick(plugin.factory).ok_or_else(|| Error::unknown(S::KIND.name(), &spec.name, self.names(S::KIND)))?;
-        make(&json(spec))
+        make(&json(spec)).map(S::shield)
     }
 
     fn find(&self, kind: Kind, name: &str) -> Result<&Registration> {
@@ -98,9 +98,10 @@ mod tests {
     use super::*;
     use crate::{Construct, Documents, TextSource};
 
-    #[derive(Debug, Serialize, Deserialize)]
+    #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
     #[serde(default, deny_unknown_fields)]
     struct LinesConfig {
+        /// Lines at the top that are no documents.
         skip_lines: usize,
     }
 

@@ -4,6 +4,7 @@
 //! back as `s` times that, so it is off by at most `s / 2`. Encoded: all scales (f32, row by row), then all bytes.
 
 use circuitlab_core::{ActivationCodec, BlockShape, CodecInput, Construct, Error, Result, register};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 register!(codec "int8" => Int8Config, "8-bit integers with a scale for each block of a row: about 1.06 bytes a value");
@@ -11,7 +12,7 @@ register!(codec "int8" => Int8Config, "8-bit integers with a scale for each bloc
 const LARGEST_BLOCK: usize = 64;
 
 /// Config of the codec `int8`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Int8Config {
     /// How many neighbours of a row share a scale, 1 to 64. Fewer is more exact and larger. Default: 64.

@@ -1,12 +1,13 @@
 //! `none`: the values as they are, 32-bit little endian.
 
 use circuitlab_core::{ActivationCodec, BlockShape, CodecInput, Construct, Error, Result, register};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 register!(codec "none" => UncompressedConfig, "32-bit floats as they are: 4 bytes a value, exact");
 
 /// Config of the codec `none`; it has no settings.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct UncompressedConfig {}
 

@@ -1,13 +1,14 @@
 //! `zstd`: bytes made smaller, without loss.
 
 use circuitlab_core::{ActivationCodec, CodecInput, Construct, Error, Result, register};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zstd::bulk::{Compressor, Decompressor};
 
 register!(codec "zstd" => ZstdConfig, "Zstandard compression of the bytes before it, exact");
 
 /// Config of the codec `zstd`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ZstdConfig {
     /// How hard it tries, 1 (fast) to 22 (small). Default: 3.

@@ -1,6 +1,7 @@
 //! GPT-2: LayerNorm, learned positions, fused queries, keys and values, a plain MLP.
 
 use circuitlab_core::{Construct, ModelSource, Result, register};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -10,7 +11,7 @@ use super::transformer::{
 };
 
 /// A folder with a GPT-2 model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Gpt2Config(pub ModelSource);
 

@@ -1,6 +1,7 @@
 //! Llama: RMSNorm, rotary positions, grouped queries, a gated MLP.
 
 use circuitlab_core::{Construct, ModelSource, Result, register};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -9,7 +10,7 @@ use super::rope::RopeKeys;
 use super::transformer::{AttentionScale, Biases, Description, Family, MlpForm, NormForm, NormKind, Place, Position, Site, Transformer};
 
 /// A folder with a Llama model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct LlamaConfig(pub ModelSource);
 

@@ -2,13 +2,14 @@
 
 use circuitlab_core::parallel::MeshAxis;
 use circuitlab_core::{Axis, Construct, Mesh, ParallelismStrategy, Result};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 circuitlab_core::register!(strategy "single" => SingleConfig, "one process owns all rows and all features");
 
 /// No settings.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SingleConfig {}
 

@@ -5,6 +5,7 @@
 
 use circuitlab_core::sparsity::ActivationParameter;
 use circuitlab_core::{Activated, ActivationGradients, BackwardInput, Construct, Error, Init, Result, SparsityActivation};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -13,7 +14,7 @@ use super::threshold;
 circuitlab_core::register!(activation "jumprelu" => JumpReLUConfig, "a = h where h is above a learned threshold, else 0");
 
 /// How the threshold is stored and stepped.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Parameterisation {
     /// The logarithm, so that the threshold stays positive.
@@ -24,7 +25,7 @@ pub enum Parameterisation {
 }
 
 /// Settings of `jumprelu`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct JumpReLUConfig {
     /// The threshold of every feature at the start, in units of the normalised pre-activation. Default 0.03.

@@ -2,6 +2,7 @@
 
 use circuitlab_core::sparsity::ActivationParameter;
 use circuitlab_core::{Activated, ActivationGradients, BackwardInput, Construct, Error, Result, SparsityActivation};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -10,7 +11,7 @@ use super::threshold;
 circuitlab_core::register!(activation "relu" => ReLUConfig, "a = max(h, 0); no parameters");
 
 /// No settings.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReLUConfig {}
 

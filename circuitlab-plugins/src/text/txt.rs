@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use circuitlab_core::{Construct, Documents, Error, Result, TextSource, register};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 register!(text_source "txt" => TxtConfig, "plain UTF-8 text (.txt), whole or cut at a separator");
@@ -11,7 +12,7 @@ register!(text_source "txt" => TxtConfig, "plain UTF-8 text (.txt), whole or cut
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Config of the text source `txt`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TxtConfig {
     /// What stands between documents, such as `<|endoftext|>`. Default: nothing, so that a file is one document.

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use circuitlab_core::tensors::{self, TensorFile};
 use circuitlab_core::{Construct, Result};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -17,7 +18,7 @@ use super::linear::{Layout, Linear, SavedLayer};
 circuitlab_core::register!(transcoder "clt" => CltConfig, "cross-layer transcoder: features of a layer write to that layer and all later ones");
 
 /// No settings: the sizes are the run's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CltConfig {}
 

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use circuitlab_core::tensors::{self, TensorFile};
 use circuitlab_core::{Construct, Error, Result};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -19,7 +20,7 @@ circuitlab_core::register!(transcoder "plt" => PltConfig, "per-layer transcoders
 const THRESHOLD: &str = "activation_function.threshold";
 
 /// No settings: the sizes are the run's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PltConfig {}
 

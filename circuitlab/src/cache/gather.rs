@@ -1,6 +1,5 @@
 //! Runs the contexts of a chunk through the model and collects their rows.
 
-use circuitlab_core::error::catch_panic;
 use circuitlab_core::{BlockShape, HookPoint, LanguageModel};
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
@@ -122,7 +121,7 @@ impl Rows {
         let kept = Tensor::from_slice(&lot.kept).f_to_device(device)?;
         let points: Vec<HookPoint> = (0..self.values.len()).map(|block| self.point(plan, block)).collect();
         let mut capture = Capture::new(points.iter().copied()).stopping();
-        catch_panic(&format!("model `{}`", model.info().name), || tch::no_grad(|| model.forward(&tokens, &mut capture)))?;
+        tch::no_grad(|| model.forward(&tokens, &mut capture))?;
         // One hook may serve as both input and output; it is captured once.
         let same = plan.identity().input_hook == plan.identity().output_hook;
         let mut last: Option<Vec<f32>> = None;

@@ -6,11 +6,10 @@
 pub mod jsonl;
 pub mod names;
 pub mod plots;
-mod record;
 mod sinks;
 pub mod tensorboard;
 
+pub use circuitlab_core::Record;
 pub use jsonl::Jsonl;
-pub use record::Record;
 pub use sinks::{MetricSink, Sinks};
 pub use tensorboard::TensorBoard;

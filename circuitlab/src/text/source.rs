@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use circuitlab_core::error::catch_panic;
 use circuitlab_core::plugin::Kind;
 use circuitlab_core::{Documents, Registry, Spec, TextSource};
 use serde::{Deserialize, Serialize};
@@ -45,7 +44,7 @@ impl SourceFile {
     /// # Errors
     /// A file that cannot be read or is no text of its kind.
     pub fn documents(&self) -> Result<Documents> {
-        Ok(catch_panic(&format!("text-source `{}`", self.spec.name), || self.source.documents(&self.path))?)
+        Ok(self.source.documents(&self.path)?)
     }
 
     /// Its digest and who reads it.

@@ -49,9 +49,8 @@ pub fn plan(request: &TrainRequest<'_>) -> Result<Plan> {
     // One window of chunks is read while another is trained on.
     let windows = 2 * (config.data.window_chunks.min(cache.chunk_rows().len()) as u64) * chunk_rows * row_bytes;
     // Per source layer: the encoder's product and its gradient, and for each target layer the decoder's and its two gradients.
-    let products = (0..dims.layers)
-        .map(|source| Ok(2 + 3 * transcoder.targets(dims, source)?.len()))
-        .sum::<circuitlab_core::Result<usize>>()?;
+    let products =
+        (0..dims.layers).map(|source| Ok(2 + 3 * transcoder.targets(dims, source)?.len())).sum::<circuitlab_core::Result<usize>>()?;
     let rows = schedule.steps * batch_rows;
     Ok(Plan {
         parameters,

@@ -1,12 +1,13 @@
 //! `bf16`: each value as a bfloat16, the upper half of a 32-bit float. Half the size of `none`, three digits, full range.
 
 use circuitlab_core::{ActivationCodec, BlockShape, CodecInput, Construct, Error, Result, register};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 register!(codec "bf16" => Bf16Config, "bfloat16: half the size, relative error at most 1/256");
 
 /// Settings of `bf16`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bf16Config {}
 

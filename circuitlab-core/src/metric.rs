@@ -1,6 +1,35 @@
-//! The figures of one step.
+//! Metrics: the figures of one step, and where they go.
+
+use std::fmt::Debug;
+use std::path::Path;
 
 use serde_json::{Map, Number, Value};
+
+use crate::Result;
+
+/// Takes the figures of a run as they come.
+///
+/// Conformance is checked by [`testing::metric`](crate::testing::metric).
+pub trait MetricSink: Debug + Send {
+    /// Called once, before anything else: begins in a run folder that holds no figures of this sink, or, where `after_step` is
+    /// given, goes on after that step. Figures of later steps, which will be made again, and a torn last one are dropped then.
+    ///
+    /// # Errors
+    /// A folder that cannot be written, and one that holds figures where a run begins.
+    fn open(&mut self, run: &Path, after_step: Option<u64>) -> Result<()>;
+
+    /// Takes one record. What was handed over survives the end of this process, though perhaps not a power cut.
+    ///
+    /// # Errors
+    /// When the place cannot be written, or was not opened.
+    fn write(&mut self, record: &Record) -> Result<()>;
+
+    /// Makes everything so far survive a power cut too: for checkpoints, not for every step.
+    ///
+    /// # Errors
+    /// When the place cannot be written, or was not opened.
+    fn sync(&mut self) -> Result<()>;
+}
 
 /// The key that holds the step in a JSON line, and that no figure may therefore have.
 const STEP: &str = "step";
@@ -46,7 +75,7 @@ impl Record {
     }
 
     /// One flat JSON object; figures that are not finite become `null`.
-    pub(super) fn to_json(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         let mut object = Map::with_capacity(self.values.len() + 1);
         object.insert(STEP.to_owned(), self.step.into());
         for (name, value) in self.iter().filter(|(name, _)| *name != STEP) {
@@ -56,7 +85,7 @@ impl Record {
     }
 
     /// Reads what [`Record::to_json`] wrote: `null` is NaN, and what is no number is left out.
-    pub(super) fn from_json(value: &Value) -> Option<Self> {
+    pub fn from_json(value: &Value) -> Option<Self> {
         let object = value.as_object()?;
         let values = object.iter().filter(|(name, _)| *name != STEP);
         let values = values.filter_map(|(name, value)| match value {

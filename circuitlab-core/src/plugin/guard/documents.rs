@@ -1,0 +1,46 @@
+//! Guarded documents: a text source's file is read long after the source has answered.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::{catch_panic, swallow};
+use crate::{Documents, Result};
+
+/// After a panic, which is the last item, there are no more documents.
+pub(super) fn guard_documents(what: &'static str, documents: Documents) -> Documents {
+    Box::new(Guarded { what, documents: Some(documents) })
+}
+
+struct Guarded {
+    what: &'static str,
+    documents: Option<Documents>,
+}
+
+impl Iterator for Guarded {
+    type Item = Result<String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let documents = self.documents.as_mut()?;
+        match catch_panic(self.what, || Ok(documents.next())) {
+            Ok(next) => next,
+            Err(panicked) => {
+                self.close();
+                Some(Err(panicked))
+            }
+        }
+    }
+}
+
+impl Guarded {
+    fn close(&mut self) {
+        let documents = self.documents.take();
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(documents))) {
+            swallow(payload);
+        }
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,40 @@
+//! Guarded language models.
+
+use tch::{Device, Kind, Tensor};
+
+use super::guarded::Guarded;
+use crate::{HookPoint, HookVisitor, LanguageModel, ModelInfo, Result};
+
+/// What a model answers without an error.
+pub(super) struct Facts {
+    info: ModelInfo,
+    placement: (Device, Kind),
+    hook_points: Vec<HookPoint>,
+}
+
+/// Guards a language model.
+///
+/// # Errors
+/// A panic while it describes itself.
+pub fn model<T: LanguageModel + 'static>(what: &'static str, made: T) -> Result<Box<dyn LanguageModel>> {
+    let facts = |model: &T| Facts { info: model.info().clone(), placement: model.placement(), hook_points: model.hook_points() };
+    Ok(Box::new(Guarded::new(what, made).ask(facts)?))
+}
+
+impl<T: LanguageModel> LanguageModel for Guarded<T, Facts> {
+    fn info(&self) -> &ModelInfo {
+        &self.facts.info
+    }
+
+    fn placement(&self) -> (Device, Kind) {
+        self.facts.placement
+    }
+
+    fn hook_points(&self) -> Vec<HookPoint> {
+        self.facts.hook_points.clone()
+    }
+
+    fn forward(&self, tokens: &Tensor, visitor: &mut dyn HookVisitor) -> Result<Option<Tensor>> {
+        self.call(|model| model.forward(tokens, visitor))
+    }
+}

@@ -1,0 +1,63 @@
+//! Guarded transcoders.
+
+use std::ops::Range;
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+use super::guarded::Guarded;
+use crate::{Batch, Dims, ParameterSpec, Parameters, Result, SparsityActivation, StepContext, StepOutput, Transcoder};
+
+/// Guards a transcoder.
+///
+/// # Errors
+/// A panic while it names its kind.
+pub fn transcoder<T: Transcoder + 'static>(what: &'static str, made: T) -> Result<Box<dyn Transcoder>> {
+    Ok(Box::new(Guarded::new(what, made).ask(T::model_kind)?))
+}
+
+impl<T: Transcoder> Transcoder for Guarded<T, &'static str> {
+    fn model_kind(&self) -> &'static str {
+        self.facts
+    }
+
+    fn targets(&self, dims: Dims, source: usize) -> Result<Range<usize>> {
+        self.call(|transcoder| transcoder.targets(dims, source))
+    }
+
+    fn parameters(&self, dims: Dims, activation: &dyn SparsityActivation) -> Result<Vec<ParameterSpec>> {
+        self.call(|transcoder| transcoder.parameters(dims, activation))
+    }
+
+    fn calibrate(&self, params: &mut Parameters, activation: &dyn SparsityActivation, inputs: &Tensor, rate: f64) -> Result<()> {
+        self.call(|transcoder| transcoder.calibrate(params, activation, inputs, rate))
+    }
+
+    fn step(&mut self, params: &Parameters, batch: &Batch, context: &StepContext<'_>) -> Result<StepOutput> {
+        self.call_mut(|transcoder| transcoder.step(params, batch, context))
+    }
+
+    fn encode(&self, params: &Parameters, activation: &dyn SparsityActivation, source: usize, inputs: &Tensor) -> Result<Tensor> {
+        self.call(|transcoder| transcoder.encode(params, activation, source, inputs))
+    }
+
+    fn decode(&self, params: &Parameters, acts: &[Tensor], target: usize) -> Result<Tensor> {
+        self.call(|transcoder| transcoder.decode(params, acts, target))
+    }
+
+    fn fold(&self, params: &mut Parameters, input_scales: &[f64], target_scales: &[f64]) -> Result<()> {
+        self.call(|transcoder| transcoder.fold(params, input_scales, target_scales))
+    }
+
+    fn save(&self, folder: &Path, params: &Parameters, activation: &dyn SparsityActivation) -> Result<()> {
+        self.call(|transcoder| transcoder.save(folder, params, activation))
+    }
+
+    fn has_thresholds(&self, folder: &Path) -> Result<bool> {
+        self.call(|transcoder| transcoder.has_thresholds(folder))
+    }
+
+    fn load(&self, folder: &Path, activation: &dyn SparsityActivation, kind: Kind, device: Device) -> Result<(Dims, Parameters)> {
+        self.call(|transcoder| transcoder.load(folder, activation, kind, device))
+    }
+}
