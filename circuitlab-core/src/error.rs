@@ -71,6 +71,14 @@ pub enum Error {
         /// What is wrong with it, and what would be right.
         message: String,
     },
+    /// A plugin library cannot be used.
+    #[error("plugin `{}`: {message}", .path.display())]
+    Plugin {
+        /// The library's file.
+        path: PathBuf,
+        /// Why, and what would help.
+        message: String,
+    },
     /// An argument that no type could rule out.
     #[error("{0}")]
     Invalid(String),
@@ -96,6 +104,11 @@ impl Error {
     /// A file whose content is wrong.
     pub fn format(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
         Self::Format { path: path.into(), message: message.into() }
+    }
+
+    /// A plugin library that cannot be used.
+    pub fn plugin(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
+        Self::Plugin { path: path.into(), message: message.into() }
     }
 
     /// For `map_err` on a file operation: `fs::read(path).map_err(Error::io("read", path))`.

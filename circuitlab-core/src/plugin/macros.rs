@@ -67,3 +67,52 @@ macro_rules! register {
         };
     };
 }
+
+/// Makes the crate loadable at run time, once in a crate and behind its feature `dynamic`, which must switch this crate's on:
+///
+/// ```toml
+/// [features]
+/// dynamic = ["circuitlab-core/dynamic"]
+/// ```
+/// ```ignore
+/// #[cfg(feature = "dynamic")]
+/// circuitlab_core::export_plugin!();
+/// ```
+///
+/// Built with `cargo rustc --release --lib --crate-type cdylib --features dynamic`, the library exports two symbols: what it was built
+/// with, and a function that hands its registrations over. `export_plugin!(init)` runs `fn init() -> circuitlab_core::Result<()>` first.
+#[cfg(feature = "dynamic")]
+#[macro_export]
+macro_rules! export_plugin {
+    () => {
+        $crate::export_plugin!(|| Ok(()));
+    };
+    ($init:expr) => {
+        /// What this library was built with.
+        #[unsafe(no_mangle)]
+        pub static CIRCUITLAB_PLUGIN_ABI: $crate::plugin::AbiHeader =
+            $crate::plugin::AbiHeader::current(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+
+        /// Hands the registrations of this library over.
+        ///
+        /// # Safety
+        /// Called by the loader alone.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn circuitlab_plugin_entry(
+            services: *const $crate::plugin::HostServices,
+            collector: *mut ::core::ffi::c_void,
+        ) -> i64 {
+            // SAFETY: the loader keeps the contract of `enter`.
+            unsafe { $crate::plugin::private::enter(services, collector, $init) }
+        }
+    };
+}
+
+/// Makes the crate loadable at run time; needs the feature `dynamic` of `circuitlab-core`.
+#[cfg(not(feature = "dynamic"))]
+#[macro_export]
+macro_rules! export_plugin {
+    ($($init:expr)?) => {
+        compile_error!("a library that is loaded at run time needs the feature `dynamic` of circuitlab-core: `dynamic = [\"circuitlab-core/dynamic\"]` under [features], and #[cfg(feature = \"dynamic\")] before export_plugin!");
+    };
+}

@@ -201,10 +201,6 @@ impl Registration {
     pub const fn kind(&self) -> Kind {
         self.factory.kind()
     }
-
-    pub(super) fn origin(&self) -> String {
-        format!("{} {}", self.package, self.version)
-    }
 }
 
 /// What the macro submits to inventory.

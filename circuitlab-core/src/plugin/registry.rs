@@ -1,16 +1,43 @@
 //! The registry: a value, not a global, so that embedders and tests can make their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::registration::{Kind, Registration, Slot};
 use crate::{Error, Result, Spec};
 
+/// Where a plugin came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// It is linked into this program.
+    Linked,
+    /// It came with a library, loaded from this file.
+    Loaded(PathBuf),
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    plugin: Registration,
+    origin: Origin,
+}
+
+impl Entry {
+    /// Who brought it, for messages.
+    fn whence(&self) -> String {
+        let package = format!("{} {}", self.plugin.package(), self.plugin.version());
+        match &self.origin {
+            Origin::Linked => package,
+            Origin::Loaded(file) => format!("{package} (`{}`)", file.display()),
+        }
+    }
+}
+
 /// Every plugin that this program knows, by kind and name.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
-    plugins: BTreeMap<(Kind, &'static str), Registration>,
+    plugins: BTreeMap<(Kind, &'static str), Entry>,
 }
 
 impl Registry {
@@ -26,22 +53,53 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Adds one plugin.
+    /// Adds one plugin that is linked into this program.
     ///
     /// # Errors
     /// [`Error::Duplicate`] when its kind has that name already; the registry is unchanged then.
     pub fn add(&mut self, plugin: Registration) -> Result<()> {
-        let key = (plugin.kind(), plugin.name());
-        if let Some(first) = self.plugins.get(&key) {
-            return Err(Error::Duplicate { kind: key.0.name(), name: key.1.to_owned(), first: first.origin(), second: plugin.origin() });
+        self.add_all(&[plugin], &Origin::Linked)
+    }
+
+    /// Adds all plugins of one origin, or none.
+    pub(super) fn add_all(&mut self, plugins: &[Registration], origin: &Origin) -> Result<()> {
+        let mut whole = self.plugins.clone();
+        for plugin in plugins {
+            let key = (plugin.kind(), plugin.name());
+            let second = Entry { plugin: *plugin, origin: origin.clone() };
+            if let Some(first) = whole.get(&key) {
+                let (first, second) = (first.whence(), second.whence());
+                return Err(Error::Duplicate { kind: key.0.name(), name: key.1.to_owned(), first, second });
+            }
+            whole.insert(key, second);
         }
-        self.plugins.insert(key, plugin);
+        self.plugins = whole;
         Ok(())
+    }
+
+    /// Whether a library was loaded into this registry before.
+    #[cfg(feature = "loader")]
+    pub(super) fn has_loaded(&self, file: &Path) -> bool {
+        self.libraries().contains(&file)
+    }
+
+    /// The files of all libraries that were loaded, in the order of their names.
+    pub fn libraries(&self) -> BTreeSet<&Path> {
+        let files = self.plugins.values().filter_map(|entry| match &entry.origin {
+            Origin::Linked => None,
+            Origin::Loaded(file) => Some(file.as_path()),
+        });
+        files.collect()
     }
 
     /// All plugins, by kind and name.
     pub fn list(&self) -> impl Iterator<Item = &Registration> {
-        self.plugins.values()
+        self.plugins.values().map(|entry| &entry.plugin)
+    }
+
+    /// All plugins and where each came from, by kind and name.
+    pub fn origins(&self) -> impl Iterator<Item = (&Registration, &Origin)> {
+        self.plugins.values().map(|entry| (&entry.plugin, &entry.origin))
     }
 
     /// The names of one kind.
@@ -80,7 +138,7 @@ impl Registry {
     fn find(&self, kind: Kind, name: &str) -> Result<&Registration> {
         self.plugins
             .iter()
-            .find_map(|((of, known), plugin)| (*of == kind && *known == name).then_some(plugin))
+            .find_map(|((of, known), entry)| (*of == kind && *known == name).then_some(&entry.plugin))
             .ok_or_else(|| Error::unknown(kind.name(), name, self.names(kind)))
     }
 }
@@ -161,5 +219,6 @@ mod tests {
         let twin = *registry.list().find(|plugin| plugin.name() == "lines").expect("registered above");
         let error = registry.add(twin).expect_err("it is there already");
         assert!(error.to_string().starts_with("text-source `lines` is registered twice: by circuitlab-core"), "{error}");
+        assert_eq!(registry.list().count(), Registry::linked().expect("no name twice").list().count());
     }
 }

@@ -88,7 +88,7 @@ pub(super) fn write(part: &Path, file: String, shape: BlockShape, blocks: &[Vec<
         put(&header)?;
         all().try_for_each(|block| put(block))
     })?;
-    Ok(ChunkEntry { file, rows: shape.rows as u64, bytes, sha256: crate::text::hexadecimal(&hasher.finalize()) })
+    Ok(ChunkEntry { file, rows: shape.rows as u64, bytes, sha256: circuitlab_core::files::hexadecimal(&hasher.finalize()) })
 }
 
 /// A chunk that is open for reading; every block is checked when it is read.

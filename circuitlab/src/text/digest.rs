@@ -1,10 +1,10 @@
 //! SHA-256 of files and bytes, in hexadecimal.
 
-use std::fmt::Write;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use circuitlab_core::files::hexadecimal;
 use sha2::{Digest, Sha256};
 
 use crate::Result;
@@ -31,14 +31,6 @@ pub fn sha256_file(path: &Path) -> Result<(String, u64)> {
         hasher.update(&buffer[..got]);
         length += got as u64;
     }
-}
-
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ mod range;
 mod source;
 mod tokenizer;
 
-pub(crate) use digest::hexadecimal;
 pub use digest::{sha256, sha256_file};
 pub use pack::{Context, PackOptions, PackedText, pack};
 pub use range::TextRange;
