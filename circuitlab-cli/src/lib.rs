@@ -33,7 +33,7 @@ pub fn main() -> ExitCode {
     // What panics is caught and told as an error; the default hook would print a second, longer story.
     std::panic::set_hook(Box::new(|panic| tracing::debug!("{panic}")));
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             report(&error);
             ExitCode::FAILURE
@@ -41,17 +41,19 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> anyhow::Result<()> {
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     // Before anything asks libtorch about CUDA: it keeps its first answer.
     circuitlab::device::load_cuda();
     circuitlab_plugins::link();
     let bars = Bars::new(cli.quiet);
     logging::start(cli.verbosity(), bars.multi())?;
-    let context = commands::Context { registry: Registry::linked()?, bars, json: cli.json };
+    let mut registry = Registry::linked()?;
+    commands::plugins::load(cli, &mut registry)?;
+    let context = commands::Context { registry, bars, json: cli.json };
     let mut outcome = None;
     catch_panic("circuitlab", || {
         outcome = Some(commands::run(&cli.command, &context));
         Ok::<(), circuitlab_core::Error>(())
     })?;
-    outcome.unwrap_or(Ok(()))
+    outcome.unwrap_or(Ok(ExitCode::SUCCESS))
 }

@@ -7,6 +7,7 @@ use std::fmt::{self, Debug};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::plugin::Kind;
 use crate::{Error, Registry, Result, Spec};
 
 /// The shape of a block: one layer's inputs or outputs of one chunk.
@@ -175,6 +176,11 @@ impl CodecChain {
     /// The chain with every default filled in.
     pub fn spec(&self) -> &ChainSpec {
         &self.spec
+    }
+
+    /// The plugins that the chain is made of.
+    pub fn plugins(&self) -> impl Iterator<Item = (Kind, &str)> {
+        self.spec.0.iter().map(|spec| (Kind::Codec, spec.name.as_str()))
     }
 
     /// Encodes a block.

@@ -71,6 +71,22 @@ pub enum Error {
         /// What is wrong with it, and what would be right.
         message: String,
     },
+    /// A file was made with a plugin that is not here.
+    #[error(
+        "{what} was made with {kind} `{name}` of the package {package} {version}, which is not here; load its library with `--plugin FILE`, or link the package into the program"
+    )]
+    Missing {
+        /// The file or folder.
+        what: String,
+        /// The plugin's kind.
+        kind: String,
+        /// The plugin's name.
+        name: String,
+        /// The package that provided it.
+        package: String,
+        /// That package's version.
+        version: String,
+    },
     /// A plugin library cannot be used.
     #[error("plugin `{}`: {message}", .path.display())]
     Plugin {

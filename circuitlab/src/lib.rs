@@ -9,6 +9,7 @@ pub mod device;
 pub mod error;
 pub mod eval;
 pub mod model;
+pub mod plugins;
 pub mod progress;
 pub mod recording;
 pub mod run;

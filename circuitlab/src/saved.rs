@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use circuitlab_core::config::{DeviceName, FloatKind};
+use circuitlab_core::plugin::Provider;
 use circuitlab_core::{
     BlockHook, Dims, Error as CoreError, Kind, ModelInfo, Parameters, Registry, SparsityActivation, Spec, Transcoder, files,
 };
@@ -55,6 +56,9 @@ pub struct Provenance {
     pub input_scales: Vec<f64>,
     /// What raw outputs of each layer were multiplied by in training; folded into the saved weights.
     pub target_scales: Vec<f64>,
+    /// Who provided both.
+    #[serde(default)]
+    pub providers: Vec<Provider>,
     /// Steps trained.
     pub steps: u64,
     /// Rows trained on.
@@ -89,6 +93,9 @@ impl SavedTranscoder {
     /// A folder without a readable `config.yaml`, plugins that are not there, and files that do not fit together.
     pub fn open(registry: &Registry, folder: &Path, device: DeviceName, dtype: FloatKind) -> Result<Self> {
         let card = read_card(folder)?;
+        if let Some(known) = &card.circuitlab {
+            registry.require(&format!("transcoder `{}`", folder.display()), &known.providers)?;
+        }
         let transcoder = match &card.circuitlab {
             Some(known) => registry.build::<dyn Transcoder>(&known.transcoder)?,
             None => by_model_kind(registry, folder, &card.model_kind)?,

@@ -14,9 +14,11 @@ pub use cache::{CacheArgs, CacheCommand, CacheFolderArgs, CacheWriteArgs};
 pub use demo::DemoArgs;
 pub use eval::EvalArgs;
 pub use model::{ActivationsArgs, ModelCommand, ModelPlace, ShowArgs};
-pub use plugins::PluginsCommand;
+pub use plugins::{PluginsCheckArgs, PluginsCommand, PluginsNewArgs, PluginsProbeArgs, PluginsShowArgs};
 pub use text::TextArgs;
 pub use train::TrainArgs;
+
+use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -33,6 +35,10 @@ pub struct Cli {
     /// Say nothing on stderr but errors.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
+    /// Load a plugin library, or all in a folder, before anything else; may be given again. `CIRCUITLAB_PLUGIN_PATH` lists further
+    /// ones, and so does `plugins.paths` in a config.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub plugin: Vec<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -59,7 +65,7 @@ pub enum Command {
     /// Look at a language model.
     #[command(subcommand)]
     Model(ModelCommand),
-    /// List plugins.
+    /// List, describe, check and make plugins.
     #[command(subcommand)]
     Plugins(PluginsCommand),
     /// Measure speed.

@@ -1,5 +1,7 @@
 //! `circuitlab cache`.
 
+use std::path::PathBuf;
+
 use anyhow::{Context as _, anyhow};
 use circuitlab::cache::{self, CacheConfig, CacheJob, JobShare, Summary};
 use circuitlab::text::TextRange;
@@ -35,6 +37,14 @@ pub(super) fn build(args: &CacheWriteArgs, context: &Context) -> anyhow::Result<
         resume: args.resume,
     };
     Ok(cache::build(&job, &context.bars)?)
+}
+
+/// The plugin libraries that the settings name.
+pub(super) fn plugin_paths(args: &CacheArgs) -> anyhow::Result<Vec<PathBuf>> {
+    match args {
+        CacheArgs::Write(write) => Ok(config(write)?.plugins.paths),
+        CacheArgs::Check(_) => Ok(Vec::new()),
+    }
 }
 
 /// The settings: defaults, the file, `--set`, and last the flags.

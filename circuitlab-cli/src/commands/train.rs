@@ -1,5 +1,7 @@
 //! `circuitlab train`.
 
+use std::path::PathBuf;
+
 use circuitlab::sink::{Record, names};
 use circuitlab::train::{Plan, TrainConfig, TrainRequest, TrainSummary};
 use serde_json::json;
@@ -25,6 +27,16 @@ pub(super) fn run(args: &TrainArgs, context: &Context) -> anyhow::Result<()> {
     }
     let summary = circuitlab::train::train(&request)?;
     print(&summary, context)
+}
+
+/// The plugin libraries that the settings name, and whether they are only a run's own record.
+pub(super) fn plugin_paths(args: &TrainArgs) -> anyhow::Result<(Vec<PathBuf>, bool)> {
+    let own = args.out.join("config.toml");
+    if !(args.resume && own.is_file()) {
+        return Ok((config(args)?.plugins.paths, false));
+    }
+    let recorded: TrainConfig = circuitlab::config::resolve(Some(&own), &[], serde_json::Value::Null)?;
+    Ok((recorded.plugins.paths, true))
 }
 
 /// The flags that stand for settings, after those given by `--set`.

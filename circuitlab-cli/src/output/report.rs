@@ -36,6 +36,15 @@ pub fn report(error: &anyhow::Error) {
 
 /// The line or lines that [`report()`] prints.
 pub fn text(error: &anyhow::Error) -> String {
+    let line = format!("error: {}", chain(error));
+    match error.downcast_ref::<Hint>() {
+        Some(hint) => format!("{line}\nhint: {}", one_line(&hint.0)),
+        None => line,
+    }
+}
+
+/// The chain of causes in one line, without the hint.
+pub fn chain(error: &anyhow::Error) -> String {
     let hint = error.downcast_ref::<Hint>().map(|hint| one_line(&hint.0));
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
@@ -46,8 +55,7 @@ pub fn text(error: &anyhow::Error) -> String {
             parts.push(part);
         }
     }
-    let line = format!("error: {}", parts.join(": "));
-    hint.map_or(line.clone(), |hint| format!("{line}\nhint: {hint}"))
+    parts.join(": ")
 }
 
 fn one_line(text: &str) -> String {

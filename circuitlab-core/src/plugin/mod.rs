@@ -11,11 +11,13 @@ mod layout;
 #[cfg(feature = "loader")]
 pub mod loader;
 mod macros;
+mod provider;
 mod registration;
 mod registry;
 mod services;
 
 pub use abi::{AbiHeader, Difference};
+pub use provider::Provider;
 pub use registration::{Construct, Factory, Kind, Make, Registered, Registration, Slot};
 pub use registry::{Origin, Registry};
 pub use services::{Entry, HostServices};

@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::catch_panic;
 use crate::{
@@ -195,6 +195,17 @@ impl Registration {
     pub fn schema(&self) -> Result<Value> {
         let text = (self.schema)()?;
         serde_json::from_str(&text).map_err(|error| Error::config(format!("{} `{}`", self.kind(), self.name), error.to_string()))
+    }
+
+    /// All settings with their defaults.
+    ///
+    /// # Errors
+    /// A config that has a setting without a default.
+    pub fn defaults(&self) -> Result<Map<String, Value>> {
+        match serde_json::from_str(&(self.normalise)("{}")?) {
+            Ok(Value::Object(settings)) => Ok(settings),
+            _ => Err(Error::config(format!("{} `{}`", self.kind(), self.name), "its config is not a table")),
+        }
     }
 
     /// Its kind.

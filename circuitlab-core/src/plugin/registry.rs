@@ -92,6 +92,15 @@ impl Registry {
         files.collect()
     }
 
+    /// The library that a plugin came with; none where it is linked in, or unknown.
+    pub fn library_of(&self, kind: Kind, name: &str) -> Option<&Path> {
+        let (_, origin) = self.origins().find(|(plugin, _)| plugin.kind() == kind && plugin.name() == name)?;
+        match origin {
+            Origin::Linked => None,
+            Origin::Loaded(file) => Some(file),
+        }
+    }
+
     /// All plugins, by kind and name.
     pub fn list(&self) -> impl Iterator<Item = &Registration> {
         self.plugins.values().map(|entry| &entry.plugin)
@@ -135,7 +144,7 @@ impl Registry {
         make(&json(spec)).map(S::shield)
     }
 
-    fn find(&self, kind: Kind, name: &str) -> Result<&Registration> {
+    pub(super) fn find(&self, kind: Kind, name: &str) -> Result<&Registration> {
         self.plugins
             .iter()
             .find_map(|((of, known), entry)| (*of == kind && *known == name).then_some(&entry.plugin))

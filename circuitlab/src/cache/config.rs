@@ -7,6 +7,7 @@ use circuitlab_core::codec::ChainSpec;
 use circuitlab_core::{BlockHook, Spec};
 use serde::{Deserialize, Serialize};
 
+use crate::plugins::PluginsConfig;
 use crate::text::{PackOptions, TextRange};
 use crate::{Error, Result};
 
@@ -38,6 +39,8 @@ pub struct CacheConfig {
     pub drop_special_rows: bool,
     /// Text sources whose settings differ from the defaults. Default: none.
     pub sources: Vec<Spec>,
+    /// Plugin libraries.
+    pub plugins: PluginsConfig,
 }
 
 impl Default for CacheConfig {
@@ -54,6 +57,7 @@ impl Default for CacheConfig {
             range: TextRange::ALL,
             drop_special_rows: true,
             sources: Vec::new(),
+            plugins: PluginsConfig::default(),
         }
     }
 }

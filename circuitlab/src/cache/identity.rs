@@ -1,6 +1,7 @@
 //! What all parts of a cache share, and must share for the parts to be one cache.
 
 use circuitlab_core::codec::ChainSpec;
+use circuitlab_core::plugin::Provider;
 use circuitlab_core::{BlockHook, ModelInfo};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -61,6 +62,9 @@ pub struct Identity {
     pub chunk_contexts: usize,
     /// Contexts that went through the model at once.
     pub batch_contexts: usize,
+    /// Who provided the codecs. Not compared: the codecs are.
+    #[serde(default)]
+    pub providers: Vec<Provider>,
 }
 
 impl Identity {
@@ -102,6 +106,7 @@ impl Identity {
     pub(super) fn comparable(&self) -> Value {
         let mut same = self.clone();
         same.model.clear();
+        same.providers.clear();
         same.text.iter_mut().for_each(|record| record.path.clear());
         // A struct of plain data is always JSON.
         serde_json::to_value(same).unwrap_or(Value::Null)

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use circuitlab_core::{CodecChain, Registry};
+use circuitlab_core::{CodecChain, Kind, Registry};
 use serde::{Deserialize, Serialize};
 
 use super::chunk::ChunkReader;
@@ -70,6 +70,7 @@ impl Cache {
         let Some(identity) = manifests.first().map(|manifest| manifest.identity.clone()) else {
             return Err(Error::Invalid(format!("cache `{}` has no parts", folder.display())));
         };
+        registry.require(&format!("cache `{}`", folder.display()), &identity.providers)?;
         let codec = CodecChain::build(registry, &identity.codec)?;
         let none = vec![Statistics::default(); identity.layers];
         let mut cache =
@@ -130,6 +131,11 @@ impl Cache {
             all.push_str(&entry.sha256);
         }
         sha256(all.as_bytes())
+    }
+
+    /// The plugins that its chunks are read with.
+    pub fn plugin_names(&self) -> impl Iterator<Item = (Kind, &str)> {
+        self.codec.plugins()
     }
 
     /// Opens a chunk, for `chunk < chunk_rows().len()`.

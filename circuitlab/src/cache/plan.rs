@@ -86,6 +86,7 @@ impl Plan {
             rows: 0,
             chunk_contexts: 1,
             batch_contexts: config.batch_contexts,
+            providers: job.registry.providers(codec.plugins())?,
         };
         identity.rows = text.iter().map(|context| kept(&identity, &context).count() as u64).sum();
         if identity.rows == 0 {

@@ -2,9 +2,10 @@
 //! that are set, those of the plugins included.
 
 use circuitlab_core::config::{DeviceName, FloatKind};
-use circuitlab_core::{PenaltyWeights, Spec};
+use circuitlab_core::{Kind, PenaltyWeights, Spec};
 use serde::{Deserialize, Serialize};
 
+use crate::plugins::PluginsConfig;
 use crate::{Error, Result};
 
 /// A training run.
@@ -37,6 +38,8 @@ pub struct TrainConfig {
     pub checkpoint: CheckpointConfig,
     /// Where and in what type.
     pub compute: ComputeConfig,
+    /// Plugin libraries; a run's own config holds those that it needs.
+    pub plugins: PluginsConfig,
 }
 
 impl Default for TrainConfig {
@@ -55,6 +58,7 @@ impl Default for TrainConfig {
             metrics: MetricsConfig::default(),
             checkpoint: CheckpointConfig::default(),
             compute: ComputeConfig::default(),
+            plugins: PluginsConfig::default(),
         }
     }
 }
@@ -234,6 +238,16 @@ pub struct ComputeConfig {
 }
 
 impl TrainConfig {
+    /// The plugins that make a transcoder what it is: a saved one needs them too.
+    pub(super) fn dictionary_names(&self) -> [(Kind, &str); 2] {
+        [(Kind::Transcoder, &self.transcoder.name), (Kind::Activation, &self.activation.name)]
+    }
+
+    /// All plugins that the run names.
+    pub(super) fn plugin_names(&self) -> impl Iterator<Item = (Kind, &str)> {
+        self.dictionary_names().into_iter().chain([(Kind::Strategy, self.strategy.name.as_str())])
+    }
+
     /// Checks what no type can.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use crate::cache::{Cache, Loader, LoaderOptions, Normalisation, SamplerState};
 use crate::run::{Origin, RunFolder};
 use crate::saved::{self, Card, Provenance};
 use crate::sink::{Record, Sinks, jsonl, names};
-use crate::{Error, Progress, Result, config};
+use crate::{Error, Progress, Result, config, plugins};
 
 /// What to train, and where.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ pub struct TrainSummary {
 /// Configs out of range, schedules that never train, a run folder that is taken, damaged caches, full disks. A new run that fails
 /// before its first step leaves nothing behind.
 pub fn train(request: &TrainRequest<'_>) -> Result<TrainSummary> {
-    let config = resolve(request)?;
+    let mut config = resolve(request)?;
     let continues = continues(request);
     if request.resume && !continues {
         tracing::warn!("there is no run in `{}`; this is a new one", request.out.display());
@@ -73,6 +73,9 @@ pub fn train(request: &TrainRequest<'_>) -> Result<TrainSummary> {
     }
     crate::device::set_threads(config.compute.threads)?;
     let cache = Arc::new(Cache::open(request.cache, request.registry)?);
+    if !continues {
+        config.plugins = plugins::libraries_of(request.registry, config.plugin_names().chain(cache.plugin_names()));
+    }
     let schedule = Schedule::new(&config, cache.rows())?;
     let parts = Parts::build(request.registry, &config, &cache)?;
     let origin = Origin { cache: cache.digest(), version: env!("CARGO_PKG_VERSION").to_owned() };
@@ -143,6 +146,8 @@ pub(super) fn resolve(request: &TrainRequest<'_>) -> Result<TrainConfig> {
     let own = complete(own, request.registry)?;
     let given = request.config.clone().map(|mut given| {
         given.compute.threads = given.compute.threads.or(own.compute.threads);
+        // Libraries may have moved; the plugins in them are compared.
+        given.plugins.clone_from(&own.plugins);
         complete(given, request.registry)
     });
     if given.transpose()?.is_some_and(|given| given != own) {
@@ -310,6 +315,7 @@ impl<'a> Trainer<'a> {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 transcoder: self.request.registry.complete::<dyn Transcoder>(&self.config.transcoder)?,
                 activation: self.request.registry.complete::<dyn SparsityActivation>(&self.config.activation)?,
+                providers: self.request.registry.providers(self.config.dictionary_names())?,
                 model_family: origin.family.clone(),
                 model_fingerprint: origin.fingerprint.clone(),
                 drop_special_rows: origin.drop_special_rows,

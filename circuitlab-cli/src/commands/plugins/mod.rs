@@ -1,0 +1,31 @@
+//! `circuitlab plugins`, and the loading of plugin libraries for every command.
+
+mod check;
+mod list;
+mod load;
+mod new;
+mod show;
+mod template;
+
+use std::process::ExitCode;
+
+use circuitlab_core::plugin::loader::PASSED;
+
+use super::Context;
+use crate::args::PluginsCommand;
+
+pub(crate) use load::load;
+
+pub(super) fn run(command: &PluginsCommand, context: &Context) -> anyhow::Result<ExitCode> {
+    match command {
+        PluginsCommand::List => list::run(context),
+        PluginsCommand::Show(args) => show::run(args, context),
+        PluginsCommand::Check(args) => check::run(args, context),
+        PluginsCommand::New(args) => new::run(args, context),
+        PluginsCommand::Probe(args) => {
+            load::load_here(&args.file)?;
+            return Ok(ExitCode::from(PASSED));
+        }
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
