@@ -48,11 +48,13 @@ pub enum MeshAxis {
 }
 
 /// How the ranks of a run share its work. Initial weights, losses and results do not depend on it, up to summation order.
+///
+/// Conformance is checked by [`testing::strategy`](crate::testing::strategy).
 pub trait ParallelismStrategy: Debug + Send + Sync {
     /// The mesh, as this rank sees it. Asked for once.
     fn mesh(&self) -> Mesh;
 
-    /// Adds `tensor` up over an axis, in place, on every rank of it.
+    /// Adds `tensor` up over an axis, in place, on every rank of it, to the same bits on all of them.
     ///
     /// # Errors
     /// A rank that does not answer.

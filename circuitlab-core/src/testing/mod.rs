@@ -4,5 +4,7 @@
 pub mod activation;
 pub mod codec;
 pub mod model;
+mod one_rank;
+pub mod strategy;
 pub mod text;
 pub mod transcoder;

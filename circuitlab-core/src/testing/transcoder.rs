@@ -4,12 +4,9 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::parallel::MeshAxis;
+use super::one_rank::OneRank;
 use crate::random::Stream;
-use crate::{
-    Axis, Batch, Dims, Mesh, ParallelismStrategy, Parameters, PenaltyWeights, Result, SparsityActivation, StepContext, StepOutput,
-    Transcoder,
-};
+use crate::{Batch, Dims, Parameters, PenaltyWeights, SparsityActivation, StepContext, StepOutput, Transcoder};
 
 const DIMS: Dims = Dims { layers: 3, d_model: 5, d_features: 11 };
 const ROWS: i64 = 6;
@@ -32,24 +29,6 @@ pub fn conforms(transcoder: &mut dyn Transcoder, activation: &dyn SparsityActiva
     case.check_fold();
     case.check_folder(scratch);
     case.check_shapes();
-}
-
-/// The mesh of one rank: what a test needs of a strategy.
-#[derive(Debug)]
-struct OneRank;
-
-impl ParallelismStrategy for OneRank {
-    fn mesh(&self) -> Mesh {
-        Mesh { data: Axis::SINGLE, feature: Axis::SINGLE, sharded: false }
-    }
-
-    fn sum(&self, _: MeshAxis, _: &mut Tensor) -> Result<()> {
-        Ok(())
-    }
-
-    fn barrier(&self) -> Result<()> {
-        Ok(())
-    }
 }
 
 fn noise(shape: &[i64], index: u64) -> Tensor {

@@ -3,7 +3,7 @@
 //! A block of up to 64 neighbours `v` of one row shares the scale `s = max|v| / 127`; `v` becomes `round(v / s)` and comes
 //! back as `s` times that, so it is off by at most `s / 2`. Encoded: all scales (f32, row by row), then all bytes.
 
-use circuitlab_core::{ActivationCodec, BlockShape, CodecInput, Construct, Error, Result, register};
+use circuitlab_core::{ActivationCodec, BlockShape, CodecInput, Construct, Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

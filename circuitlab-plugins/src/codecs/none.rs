@@ -1,6 +1,6 @@
 //! `none`: the values as they are, 32-bit little endian.
 
-use circuitlab_core::{ActivationCodec, BlockShape, CodecInput, Construct, Error, Result, register};
+use circuitlab_core::{ActivationCodec, BlockShape, CodecInput, Construct, Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,6 @@
 //! `zstd`: bytes made smaller, without loss.
 
-use circuitlab_core::{ActivationCodec, CodecInput, Construct, Error, Result, register};
+use circuitlab_core::{ActivationCodec, CodecInput, Construct, Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zstd::bulk::{Compressor, Decompressor};

@@ -1,6 +1,6 @@
 //! GPT-2: LayerNorm, learned positions, fused queries, keys and values, a plain MLP.
 
-use circuitlab_core::{Construct, ModelSource, Result, register};
+use circuitlab_core::{Construct, ModelSource, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;

@@ -1,6 +1,6 @@
 //! Llama: RMSNorm, rotary positions, grouped queries, a gated MLP.
 
-use circuitlab_core::{Construct, ModelSource, Result, register};
+use circuitlab_core::{Construct, ModelSource, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-circuitlab_core::register!(strategy "single" => SingleConfig, "one process owns all rows and all features");
+register!(strategy "single" => SingleConfig, "one process owns all rows and all features");
 
 /// No settings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

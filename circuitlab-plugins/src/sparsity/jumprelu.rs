@@ -11,7 +11,7 @@ use tch::Tensor;
 
 use super::threshold;
 
-circuitlab_core::register!(activation "jumprelu" => JumpReLUConfig, "a = h where h is above a learned threshold, else 0");
+register!(activation "jumprelu" => JumpReLUConfig, "a = h where h is above a learned threshold, else 0");
 
 /// How the threshold is stored and stepped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -8,7 +8,7 @@ use tch::Tensor;
 
 use super::threshold;
 
-circuitlab_core::register!(activation "relu" => ReLUConfig, "a = max(h, 0); no parameters");
+register!(activation "relu" => ReLUConfig, "a = max(h, 0); no parameters");
 
 /// No settings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

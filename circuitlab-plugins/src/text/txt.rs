@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use circuitlab_core::{Construct, Documents, Error, Result, TextSource, register};
+use circuitlab_core::{Construct, Documents, Error, Result, TextSource};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

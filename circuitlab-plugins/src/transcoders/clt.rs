@@ -15,7 +15,7 @@ use tch::{Device, Kind, Tensor};
 use super::dictionary::Layer;
 use super::linear::{Layout, Linear, SavedLayer};
 
-circuitlab_core::register!(transcoder "clt" => CltConfig, "cross-layer transcoder: features of a layer write to that layer and all later ones");
+register!(transcoder "clt" => CltConfig, "cross-layer transcoder: features of a layer write to that layer and all later ones");
 
 /// No settings: the sizes are the run's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

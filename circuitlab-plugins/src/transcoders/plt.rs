@@ -15,7 +15,7 @@ use tch::{Device, Kind, Tensor};
 use super::dictionary::Layer;
 use super::linear::{Layout, Linear, SavedLayer};
 
-circuitlab_core::register!(transcoder "plt" => PltConfig, "per-layer transcoders: features of a layer write to that layer alone");
+register!(transcoder "plt" => PltConfig, "per-layer transcoders: features of a layer write to that layer alone");
 
 const THRESHOLD: &str = "activation_function.threshold";
 

@@ -2,6 +2,7 @@
 
 mod codecs;
 mod models;
+mod parallel;
 mod sparsity;
 mod text;
 mod transcoders;
