@@ -53,7 +53,7 @@ fn plugins_are_listed_by_kind() {
     for plugin in listed.as_array().expect("a list") {
         kinds.entry(plugin["kind"].as_str().expect("text")).or_default().push(plugin["name"].as_str().expect("text"));
     }
-    assert_eq!(kinds["codec"], ["int8", "none", "zstd"]);
+    assert_eq!(kinds["codec"], ["bf16", "int4", "int8", "none", "zstd"]);
     assert_eq!(kinds["model"], ["gpt2", "llama"]);
     assert_eq!(kinds["activation"], ["jumprelu", "relu"]);
     assert_eq!(kinds["transcoder"], ["clt", "plt"]);
