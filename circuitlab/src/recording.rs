@@ -26,6 +26,7 @@ pub struct Recording {
     transcoder: Box<dyn Transcoder>,
     activation: Box<dyn SparsityActivation>,
     strategy: Box<dyn ParallelismStrategy>,
+    names: [String; 2],
 }
 
 /// What one replayed step gave.
@@ -48,11 +49,14 @@ pub struct ReplayedStep {
 }
 
 impl Recording {
-    /// Opens a recording of a JumpReLU transcoder: a CLT, or a PLT where each layer decodes to itself only.
+    /// Opens a recording, to be replayed by the plugins named. Default: JumpReLU, and a CLT, or a PLT where each layer
+    /// decodes to itself only.
+    ///
+    /// A recorded `bandwidth` goes to an activation that has such a setting, unless the spec sets it.
     ///
     /// # Errors
-    /// Files that are no such recording.
-    pub fn open(registry: &Registry, path: &Path, kind: Kind, bandwidth: f64) -> Result<Self> {
+    /// Files that are no such recording, and plugins that are not known or refuse their settings.
+    pub fn open(registry: &Registry, path: &Path, kind: Kind, transcoder: Option<&Spec>, activation: Option<&Spec>) -> Result<Self> {
         let file = TensorFile::open(path)?;
         let (encoder, _) = file.raw("init.W_enc")?;
         let [layers, d_model, d_features] = encoder[..] else {
@@ -63,14 +67,22 @@ impl Recording {
         let dims = Dims { layers: layers as usize, d_model: d_model as usize, d_features: d_features as usize };
         let targets = file.raw("init.W_dec.0")?.0.first().copied().unwrap_or(0);
         let name = if targets == 1 && layers > 1 { "plt" } else { "clt" };
+        let transcoder = transcoder.cloned().unwrap_or_else(|| Spec::named(name));
+        let activation = with_bandwidth(registry, &file, activation.cloned().unwrap_or_else(|| Spec::named("jumprelu")))?;
         Ok(Self {
             file,
             kind,
             dims,
-            transcoder: registry.build::<dyn Transcoder>(&Spec::named(name))?,
-            activation: registry.build::<dyn SparsityActivation>(&Spec::named("jumprelu").with("bandwidth", bandwidth))?,
+            transcoder: registry.build::<dyn Transcoder>(&transcoder)?,
+            activation: registry.build::<dyn SparsityActivation>(&activation)?,
             strategy: registry.build::<dyn ParallelismStrategy>(&Spec::named("single"))?,
+            names: [transcoder.name, activation.name],
         })
+    }
+
+    /// The names of its transcoder and its activation.
+    pub fn names(&self) -> &[String; 2] {
+        &self.names
     }
 
     /// A tensor, in the recording's type.
@@ -86,11 +98,7 @@ impl Recording {
     /// # Errors
     /// A name that is not there, or a tensor with more than one value.
     pub fn scalar(&self, name: &str) -> Result<f64> {
-        let tensor = self.tensor(name)?;
-        if tensor.numel() != 1 {
-            return Err(CoreError::format(self.file.path(), format!("`{name}` holds {} values, expected 1", tensor.numel())).into());
-        }
-        Ok(tensor.view([]).double_value(&[]))
+        number(&self.file, name, self.kind)
     }
 
     /// The parameters recorded under a prefix, such as `init` or `final`.
@@ -153,6 +161,24 @@ impl Recording {
             gradients,
         })
     }
+}
+
+fn number(file: &TensorFile, name: &str, kind: Kind) -> Result<f64> {
+    let tensor = file.tensor(name, Some(kind), Device::Cpu)?;
+    if tensor.numel() != 1 {
+        return Err(CoreError::format(file.path(), format!("`{name}` holds {} values, expected 1", tensor.numel())).into());
+    }
+    Ok(tensor.view([]).double_value(&[]))
+}
+
+/// Adds the recorded bandwidth where the activation has that setting and the spec leaves it open.
+fn with_bandwidth(registry: &Registry, file: &TensorFile, spec: Spec) -> Result<Spec> {
+    let known = registry.complete::<dyn SparsityActivation>(&spec)?.settings.contains_key("bandwidth");
+    if !known || spec.settings.contains_key("bandwidth") || !file.contains("bandwidth")? {
+        return Ok(spec);
+    }
+    // In double precision, whatever the steps are in: the setting is a 64-bit float.
+    Ok(spec.with("bandwidth", number(file, "bandwidth", Kind::Double)?))
 }
 
 /// The optimiser that recordings are made with.

@@ -53,7 +53,7 @@ fn plugins_are_listed_by_kind() {
     for plugin in listed.as_array().expect("a list") {
         kinds.entry(plugin["kind"].as_str().expect("text")).or_default().push(plugin["name"].as_str().expect("text"));
     }
-    assert_eq!(kinds["codec"], ["int8", "none", "zstd"]);
+    assert_eq!(kinds["codec"], ["bf16", "int4", "int8", "none", "zstd"]);
     assert_eq!(kinds["model"], ["gpt2", "llama"]);
     assert_eq!(kinds["activation"], ["jumprelu", "relu"]);
     assert_eq!(kinds["transcoder"], ["clt", "plt"]);
@@ -101,4 +101,42 @@ fn the_step_benchmark_prints_what_the_reference_prints() {
     let mse: f64 = words[3].parse().expect("a number");
     assert!((mse - steps[0]).abs() < 1e-5 * steps[0], "{mse} is not the recorded {}", steps[0]);
     assert!(lines[4].starts_with("median_seconds "), "{printed}");
+}
+
+#[test]
+fn steps_of_several_plugins_are_compared_in_one_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let input = folder.path().join("in.safetensors");
+    let steps = bench_input(&input);
+    let wide = "{type = \"jumprelu\", bandwidth = 2.0}";
+    let whole =
+        json(&["bench", "step", arg(&input), "--steps", "2", "--activation", "jumprelu", "--activation", wide, "--activation", "relu"]);
+    let cases = whole["cases"].as_array().expect("a list");
+    let names: Vec<_> = cases.iter().map(|case| (case["transcoder"].as_str(), case["activation"].as_str())).collect();
+    assert_eq!(names, [(Some("clt"), Some("jumprelu")), (Some("clt"), Some("jumprelu")), (Some("clt"), Some("relu"))]);
+    assert!((cases[0]["to_first"].as_f64().expect("a number") - 1.0).abs() < 1e-12);
+    // The first step sees the recorded parameters; how wide the kernel is shows only after it.
+    for case in &cases[..2] {
+        assert!((case["steps"][0]["mse"].as_f64().expect("a number") - steps[0]).abs() < 1e-5 * steps[0]);
+    }
+    assert_ne!(cases[0]["steps"][2]["mse"], cases[1]["steps"][2]["mse"]);
+    assert!(cases.iter().all(|case| case["steps"].as_array().map(Vec::len) == Some(3)));
+}
+
+#[test]
+fn codecs_are_compared_in_one_run() {
+    let half = "{type = \"int8\", block = 32}";
+    let whole = json(&["bench", "codec", "none", "bf16", half, "int4+zstd", "--rows", "16", "--width", "64", "--rounds", "3"]);
+    let codecs = whole["codecs"].as_array().expect("a list");
+    let bytes: Vec<f64> = codecs.iter().map(|codec| codec["bytes_per_value"].as_f64().expect("a number")).collect();
+    assert_eq!(bytes[..3], [4.0, 2.0, 1.125]);
+    assert_eq!(codecs[2]["settings"][0]["block"], 32);
+    for codec in codecs {
+        assert!(codec["encode"]["gb_per_s"].as_f64() > Some(0.0) && codec["decode"]["to_first"].as_f64() > Some(0.0), "{codec}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let input = folder.path().join("in.safetensors");
+    bench_input(&input);
+    let whole = json(&["bench", "codec", "int8", "--input", arg(&input), "--tensor", "x.0", "--rows", "7", "--rounds", "1"]);
+    assert_eq!(whole["rows"], 7);
 }

@@ -9,6 +9,8 @@ use clap::{Args, Subcommand};
 pub enum BenchCommand {
     /// Seconds of a training step on recorded parameters and rows.
     Step(BenchStepArgs),
+    /// Throughput of codecs, on one thread.
+    Codec(BenchCodecArgs),
 }
 
 /// `bench step`.
@@ -17,6 +19,13 @@ pub struct BenchStepArgs {
     /// Safetensors file with `init.*` parameters, `x.0`, `y.0`, and the scalars `lambda`, `mu`, `bandwidth` and `lr`.
     #[arg(value_name = "IN.safetensors")]
     pub input: PathBuf,
+    /// A transcoder, by name or as `{type = "NAME", key = value}`; repeat it to compare. Default: `clt`, or `plt` where the
+    /// file holds one.
+    #[arg(long, value_name = "NAME")]
+    pub transcoder: Vec<String>,
+    /// A sparsity activation, likewise. The file's `bandwidth` goes to one that has such a setting. Default: `jumprelu`.
+    #[arg(long, value_name = "NAME")]
+    pub activation: Vec<String>,
     /// Steps that count; one more comes first.
     #[arg(long, default_value_t = 5, value_name = "COUNT")]
     pub steps: usize,
@@ -26,4 +35,27 @@ pub struct BenchStepArgs {
     /// Threads of CPU products. Default: the number of cores.
     #[arg(long, value_name = "COUNT")]
     pub threads: Option<i32>,
+}
+
+/// `bench codec`.
+#[derive(Debug, Args)]
+pub struct BenchCodecArgs {
+    /// Codecs or chains: `int8`, `int8+zstd`, or with settings `{type = "int8", block = 32}`, or a list of such.
+    #[arg(required = true, value_name = "CODEC")]
+    pub codecs: Vec<String>,
+    /// Take a tensor of this safetensors file instead of made-up activations.
+    #[arg(long, value_name = "FILE.safetensors", conflicts_with = "width")]
+    pub input: Option<PathBuf>,
+    /// The tensor of that file; its last axis is a row. Default: the largest.
+    #[arg(long, value_name = "NAME", requires = "input")]
+    pub tensor: Option<String>,
+    /// Rows of the block; of a file's tensor, the first so many. Default: 4096, or all of the tensor.
+    #[arg(long, value_name = "COUNT")]
+    pub rows: Option<usize>,
+    /// Values of a made-up row.
+    #[arg(long, default_value_t = 768, value_name = "COUNT")]
+    pub width: usize,
+    /// Rounds that count; one more comes first. Each measures every codec once, in rotated order.
+    #[arg(long, default_value_t = 21, value_name = "COUNT")]
+    pub rounds: usize,
 }

@@ -20,6 +20,10 @@ fn each_codec_conforms() {
         Spec::named("int8"),
         Spec::named("int8").with("block", 1),
         Spec::named("int8").with("block", 7),
+        Spec::named("int4"),
+        Spec::named("int4").with("block", 1),
+        Spec::named("int4").with("block", 7),
+        Spec::named("bf16"),
         Spec::named("zstd"),
         Spec::named("zstd").with("level", 1),
     ] {
@@ -29,7 +33,7 @@ fn each_codec_conforms() {
 
 #[test]
 fn each_chain_conforms() {
-    for spec in ["none", "int8", "zstd", "int8+zstd", "none+zstd", "none+zstd+zstd"] {
+    for spec in ["none", "int8", "zstd", "int8+zstd", "int4+zstd", "bf16+zstd", "none+zstd", "none+zstd+zstd"] {
         chain_conforms(&chain(spec));
     }
 }
@@ -56,7 +60,7 @@ fn misspelt_codecs_and_settings_are_named() {
         let spec: ChainSpec = serde_json::from_str(json).expect("a chain");
         CodecChain::build(&registry(), &spec).expect_err("misspelt").to_string()
     };
-    assert!(build(r#""int9+zstd""#).starts_with("unknown codec `int9`, did you mean `int8`?"));
+    assert!(build(r#""int88+zstd""#).starts_with("unknown codec `int88`, did you mean `int8`?"));
     assert!(build(r#"[{"type": "int8", "blocks": 3}]"#).contains("did you mean `block`?"));
     assert_eq!(build(r#""zstd+int8""#), "codec: `int8` takes values, so it must stand first in `zstd+int8`");
 }

@@ -10,7 +10,7 @@ fn open(name: &str) -> Recording {
     circuitlab_plugins::link();
     let registry = Registry::linked().expect("no name twice");
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/training").join(name);
-    Recording::open(&registry, &path, Kind::Double, 1.0).expect("a recording")
+    Recording::open(&registry, &path, Kind::Double, None, None).expect("a recording")
 }
 
 /// The largest difference relative to the size of the recorded tensor.

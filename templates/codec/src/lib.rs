@@ -1,80 +1,70 @@
-//! `bf16`: each value as a bfloat16, the upper half of a 32-bit float. Half the size of `none`, three digits, full range.
-
+//! `bfp8`: block floating point. Neighbours of a row share one exponent, and each value is a signed byte.
 use circuitlab_core::{ActivationCodec, BlockShape, CodecInput, Construct, Error, Result, register};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-register!(codec "bf16" => Bf16Config, "bfloat16: half the size, relative error at most 1/256");
+register!(codec "bfp8" => Bfp8Config, "block floating point: a shared power of two, a byte a value");
 
-/// Settings of `bf16`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Settings of `bfp8`.
+#[derive(Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Bf16Config {}
-
-/// The codec.
-#[derive(Debug, Clone, Copy)]
-pub struct Bf16;
-
-impl Construct for Bf16Config {
-    type Output = Bf16;
-
-    fn construct(&self) -> Result<Bf16> {
-        Ok(Bf16)
+pub struct Bfp8Config {
+    /// How many neighbours of a row share an exponent, 1 to 1024. Default: 32.
+    pub block: usize,
+}
+impl Default for Bfp8Config {
+    fn default() -> Self {
+        Self { block: 32 }
+    }
+}
+impl Construct for Bfp8Config {
+    type Output = Bfp8;
+    fn construct(&self) -> Result<Bfp8> {
+        let wrong = || Error::config("codec `bfp8`, key `block`", format!("expected 1 to 1024, got {}", self.block));
+        (1..=1024).contains(&self.block).then_some(Bfp8(self.block)).ok_or_else(wrong)
     }
 }
 
-impl ActivationCodec for Bf16 {
+/// A block is its largest exponent as `f32` has it, one byte, then each value in steps of 1/64 of that power of two.
+#[derive(Debug)]
+pub struct Bfp8(usize);
+
+fn step(exponent: u8) -> Result<f32> {
+    let refused = || Error::Invalid("codec `bfp8` cannot hold infinity or NaN".to_owned());
+    (exponent < 255).then(|| 2_f64.powi(i32::from(exponent.max(1)) - 133) as f32).ok_or_else(refused)
+}
+
+/// Cuts rows into blocks, each with its exponent and its step.
+fn blocks(values: &[f32], shape: BlockShape, size: usize) -> Result<Vec<(u8, f32, &[f32])>> {
+    let exponent = |block: &[f32]| block.iter().map(|value| (value.to_bits() >> 23) as u8).max().unwrap_or(0);
+    let blocks = values.chunks(shape.width.max(1)).flat_map(|row| row.chunks(size));
+    blocks.map(|block| Ok((exponent(block), step(exponent(block))?, block))).collect()
+}
+
+impl ActivationCodec for Bfp8 {
     fn input(&self) -> CodecInput {
         CodecInput::Values
     }
-
-    fn encode_values(&self, values: &[f32], _: BlockShape) -> Result<Vec<u8>> {
-        if let Some(place) = values.iter().position(|value| value.is_nan()) {
-            return Err(Error::Invalid(format!("codec `bf16`: value {place} of the block is not a number")));
+    fn encode_values(&self, values: &[f32], shape: BlockShape) -> Result<Vec<u8>> {
+        let mut encoded = Vec::with_capacity(shape.values()?);
+        for (exponent, step, block) in blocks(values, shape, self.0)? {
+            encoded.push(exponent);
+            encoded.extend(block.iter().map(|value| (value / step).round() as i8 as u8)); // 128 becomes 127
         }
-        Ok(values.iter().flat_map(|value| round(*value).to_le_bytes()).collect())
+        Ok(encoded)
     }
-
     fn decode_values(&self, bytes: &[u8], shape: BlockShape) -> Result<Vec<f32>> {
-        let expected = 2 * shape.values()?;
-        if bytes.len() != expected {
-            return Err(Error::Invalid(format!("codec `bf16`: a block of {expected} bytes was expected, {} came", bytes.len())));
+        let (values, row_bytes) = (shape.values()?, shape.width.saturating_add(shape.width.div_ceil(self.0)));
+        if bytes.len() != shape.rows * row_bytes {
+            return Err(Error::Invalid(format!("codec `bfp8`: {} bytes are no block of {values} values", bytes.len())));
         }
-        Ok(bytes.chunks_exact(2).map(|pair| f32::from_bits(u32::from(u16::from_le_bytes([pair[0], pair[1]])) << 16)).collect())
+        let mut decoded = Vec::with_capacity(values);
+        for block in bytes.chunks(row_bytes.max(1)).flat_map(|row| row.chunks(self.0 + 1)) {
+            let step = step(block[0])?;
+            decoded.extend(block[1..].iter().map(|byte| (f32::from(*byte as i8) * step).max(f32::MIN)));
+        }
+        Ok(decoded)
     }
-
-    fn error_bounds(&self, values: &[f32], _: BlockShape) -> Result<Vec<f32>> {
-        // Eight bits of mantissa; below the smallest normal number the step is constant.
-        Ok(values.iter().map(|value| if value.is_finite() { value.abs() / 256.0 + f32::MIN_POSITIVE / 128.0 } else { 0.0 }).collect())
-    }
-
-    fn max_encoded_bytes(&self, shape: BlockShape) -> Result<usize> {
-        Ok(2 * shape.values()?)
-    }
-}
-
-/// The nearest finite bfloat16, ties to even; infinities stay.
-fn round(value: f32) -> u16 {
-    let bits = value.to_bits();
-    let sign = (bits >> 16) as u16 & 0x8000;
-    if value.is_infinite() {
-        return sign | 0x7f80;
-    }
-    let magnitude = bits & 0x7fff_ffff;
-    let rounded = (magnitude + 0x7fff + ((magnitude >> 16) & 1)) >> 16;
-    sign | (rounded as u16).min(0x7f7f)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn halves_round_to_even() {
-        assert_eq!(round(1.0), 0x3f80);
-        assert_eq!(round(f32::from_bits(0x3f80_8000)), 0x3f80);
-        assert_eq!(round(f32::from_bits(0x3f81_8000)), 0x3f82);
-        assert_eq!(round(f32::NEG_INFINITY), 0xff80);
-        assert_eq!(round(f32::MAX), 0x7f7f);
+    fn error_bounds(&self, values: &[f32], shape: BlockShape) -> Result<Vec<f32>> {
+        let bound = |value: &f32, step: f32| (value.abs() - 127.0 * step).max(step / 2.0);
+        Ok(blocks(values, shape, self.0)?.into_iter().flat_map(|(_, step, block)| block.iter().map(move |v| bound(v, step))).collect())
     }
 }

@@ -1,0 +1,9 @@
+//! `circuitlab bench`: what is compared is measured in one run, in rotation, so that a machine that grows slower or faster
+//! meanwhile does so for all alike.
+
+mod codec;
+mod run;
+mod samples;
+mod step;
+
+pub(super) use run::run;

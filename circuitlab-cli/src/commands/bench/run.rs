@@ -1,0 +1,12 @@
+//! Which benchmark.
+
+use super::{codec, step};
+use crate::args::BenchCommand;
+use crate::commands::Context;
+
+pub(in crate::commands) fn run(command: &BenchCommand, context: &Context) -> anyhow::Result<()> {
+    match command {
+        BenchCommand::Step(args) => step::run(args, context),
+        BenchCommand::Codec(args) => codec::run(args, context),
+    }
+}

@@ -1,0 +1,173 @@
+//! What `int8` and `int4` share: integers of a few bits, and a scale for every few values of a row.
+//!
+//! A block of neighbours `v` of one row shares the scale `s = max|v| / q` with `q` the largest integer; `v` becomes
+//! `round(v / s)` and comes back as `s` times that, so it is off by at most `s / 2`. Encoded: all scales (f32, row by row),
+//! then all integers.
+
+use std::fmt::Debug;
+use std::marker::PhantomData;
+
+use circuitlab_core::{ActivationCodec, BlockShape, CodecInput, Error, Result};
+
+use super::place;
+
+/// The most values that may share a scale.
+pub(super) const LARGEST_BLOCK: usize = 64;
+
+/// How the integers of one block are laid out.
+pub trait Integers: Debug + Copy + Send + Sync + 'static {
+    /// The codec's name.
+    const NAME: &'static str;
+    /// The largest integer; the smallest is its negative.
+    const LARGEST: i8;
+
+    /// The bytes that this many integers take.
+    fn bytes(values: usize) -> usize;
+
+    /// Writes `round(value / scale)` of each value, by [`nearest`].
+    fn write(values: &[f32], scale: f32, bytes: &mut [u8]);
+
+    /// Gives each integer times the scale, by [`restored`].
+    fn read(bytes: &[u8], scale: f32, values: &mut [f32]);
+}
+
+/// Symmetric quantisation with a scale for each block of a row.
+#[derive(Debug, Clone, Copy)]
+pub struct Scaled<I> {
+    block: usize,
+    integers: PhantomData<I>,
+}
+
+/// Where the parts of an encoded block lie.
+struct Layout {
+    scales: usize,
+    row_bytes: usize,
+    total: usize,
+}
+
+impl<I: Integers> Scaled<I> {
+    /// Blocks of this many values.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where it is not 1 to 64.
+    pub(super) fn new(block: usize) -> Result<Self> {
+        if (1..=LARGEST_BLOCK).contains(&block) {
+            return Ok(Self { block, integers: PhantomData });
+        }
+        Err(Error::config(format!("codec `{}`, key `block`", I::NAME), format!("expected 1 to {LARGEST_BLOCK}, got {block}")))
+    }
+
+    fn layout(self, shape: BlockShape) -> Result<Layout> {
+        shape.values()?;
+        // Neither product can overflow: there are no more scales, and no more bytes of integers, than values.
+        let scales = shape.rows * shape.width.div_ceil(self.block);
+        let row_bytes = shape.width / self.block * I::bytes(self.block) + I::bytes(shape.width % self.block);
+        let total = scales.checked_mul(4).and_then(|bytes| bytes.checked_add(shape.rows * row_bytes));
+        let total = total.ok_or_else(|| Error::Invalid(format!("codec `{}`: the block is too large", I::NAME)))?;
+        Ok(Layout { scales, row_bytes, total })
+    }
+}
+
+impl<I: Integers> ActivationCodec for Scaled<I> {
+    fn input(&self) -> CodecInput {
+        CodecInput::Values
+    }
+
+    fn encode_values(&self, values: &[f32], shape: BlockShape) -> Result<Vec<u8>> {
+        let layout = self.layout(shape)?;
+        let mut encoded = vec![0; layout.total];
+        let (scale_bytes, bytes) = encoded.split_at_mut(layout.scales * 4);
+        let mut scale_words = scale_bytes.as_chunks_mut::<4>().0.iter_mut();
+        let rows = values.chunks(shape.width.max(1)).zip(bytes.chunks_mut(layout.row_bytes.max(1)));
+        for (row, (values, bytes)) in rows.enumerate() {
+            let blocks = values.chunks(self.block).zip(bytes.chunks_mut(I::bytes(self.block)));
+            for (at, (values, bytes)) in blocks.enumerate() {
+                let scale =
+                    scale_of::<I>(values).ok_or_else(|| place::not_held(I::NAME, values, row, at * self.block, |v| !v.is_finite()))?;
+                if let Some(word) = scale_words.next() {
+                    *word = scale.to_le_bytes();
+                }
+                if scale > 0.0 {
+                    I::write(values, scale, bytes);
+                }
+            }
+        }
+        Ok(encoded)
+    }
+
+    fn decode_values(&self, bytes: &[u8], shape: BlockShape) -> Result<Vec<f32>> {
+        let layout = self.layout(shape)?;
+        if bytes.len() != layout.total {
+            return Err(Error::Invalid(format!(
+                "codec `{}`: expected {} bytes for {} rows of {} values in blocks of {}, got {}",
+                I::NAME,
+                layout.total,
+                shape.rows,
+                shape.width,
+                self.block,
+                bytes.len()
+            )));
+        }
+        let (scale_bytes, bytes) = bytes.split_at(layout.scales * 4);
+        let mut scales = scale_bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word));
+        let mut values = vec![0.0; shape.values()?];
+        let rows = bytes.chunks(layout.row_bytes.max(1)).zip(values.chunks_mut(shape.width.max(1)));
+        for (row, (bytes, values)) in rows.enumerate() {
+            for (bytes, values) in bytes.chunks(I::bytes(self.block)).zip(values.chunks_mut(self.block)) {
+                let scale = scales.next().unwrap_or(f32::NAN);
+                if !scale.is_finite() || scale.is_sign_negative() {
+                    return Err(Error::Invalid(format!("codec `{}`: row {row} has the scale {scale}, which is none", I::NAME)));
+                }
+                I::read(bytes, scale, values);
+            }
+        }
+        Ok(values)
+    }
+
+    fn error_bounds(&self, values: &[f32], shape: BlockShape) -> Result<Vec<f32>> {
+        let mut bounds = Vec::with_capacity(values.len());
+        for row in values.chunks(shape.width.max(1)) {
+            for block in row.chunks(self.block) {
+                let scale = scale_of::<I>(block).unwrap_or(f32::INFINITY);
+                // Half a step; the quotient and the product round too; and the sign of zero is not kept.
+                bounds.extend(block.iter().map(|value| scale * 0.500_01 + value.abs() * f32::EPSILON + f32::from_bits(1)));
+            }
+        }
+        Ok(bounds)
+    }
+
+    fn max_encoded_bytes(&self, shape: BlockShape) -> Result<usize> {
+        Ok(self.layout(shape)?.total)
+    }
+}
+
+/// `max|v|` over the largest integer, rounded so that no quotient exceeds it; nothing when a value is NaN or infinite.
+fn scale_of<I: Integers>(values: &[f32]) -> Option<f32> {
+    // Without their sign the bits of floats are ordered as the floats are, with infinity and NaN on top.
+    let largest = values.iter().map(|value| (value.to_bits() & 0x7fff_ffff) as i32).fold(0, i32::max);
+    let largest = f32::from_bits(largest as u32);
+    if !largest.is_finite() {
+        return None;
+    }
+    let steps = f64::from(I::LARGEST);
+    let scale = (f64::from(largest) / steps) as f32;
+    // Where the scale is denormal, rounding down could cost more than half a step, or the whole block.
+    Some(if f64::from(scale) * steps < f64::from(largest) { scale.next_up() } else { scale })
+}
+
+/// The exponent at which a float's last bit counts ones: adding it rounds to the nearest integer (ties to even), whose
+/// two's complement then stands in the lowest bits. Unlike `f32::round`, every x86-64 vector unit does it.
+const ROUND: f32 = 12_582_912.0;
+
+/// `value / scale` as the nearest integer, in two's complement.
+#[inline]
+pub(super) fn nearest(value: f32, scale: f32) -> u8 {
+    (value / scale + ROUND).to_bits() as u8
+}
+
+/// An integer times the scale.
+#[inline]
+pub(super) fn restored(integer: i8, scale: f32) -> f32 {
+    // The largest integer times the scale of the largest float may round to infinity.
+    (f32::from(integer) * scale).clamp(f32::MIN, f32::MAX)
+}
