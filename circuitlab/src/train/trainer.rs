@@ -16,7 +16,7 @@ use super::schedule::Schedule;
 use super::state::{Parts, TrainState, placement};
 use crate::cache::{Cache, Loader, LoaderOptions, Normalisation, SamplerState};
 use crate::run::{Origin, RunFolder};
-use crate::saved::{self, Card, Provenance};
+use crate::saved::{self, Card, Provenance, SavedActivation};
 use crate::sink::{Record, Sinks, jsonl, names};
 use crate::{Error, Progress, Result, config};
 
@@ -300,16 +300,20 @@ impl<'a> Trainer<'a> {
 
     fn card(&self) -> Result<Card> {
         let origin = self.cache.identity();
+        let (activation, k) = self.parts.saved_as.keys();
+        let SavedActivation { spec, trained_with } = self.parts.saved_as.clone();
         Ok(Card {
             model_kind: self.parts.transcoder.model_kind().to_owned(),
             model_name: origin.model.clone(),
-            activation: None,
+            activation,
+            k,
             feature_input_hook: origin.input_hook.to_string(),
             feature_output_hook: origin.output_hook.to_string(),
             circuitlab: Some(Provenance {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 transcoder: self.request.registry.complete::<dyn Transcoder>(&self.config.transcoder)?,
-                activation: self.request.registry.complete::<dyn SparsityActivation>(&self.config.activation)?,
+                activation: spec,
+                trained_with,
                 model_family: origin.family.clone(),
                 model_fingerprint: origin.fingerprint.clone(),
                 drop_special_rows: origin.drop_special_rows,
