@@ -40,10 +40,12 @@ pub use hooks::{Action, BlockHook, HookPoint, HookVisitor};
 pub use metric::{MetricSink, Record};
 pub use model::{LanguageModel, ModelInfo, ModelSource};
 pub use parallel::{Axis, Mesh, ParallelismStrategy};
-pub use params::{Init, ParameterSpec, Parameters};
+pub use params::{Init, ParameterSpec, Parameters, Update};
 pub use plugin::{Construct, Kind, Registered, Registration, Registry};
 pub use schemars;
-pub use sparsity::{Activated, ActivationGradients, BackwardInput, PenaltyWeights, SparsityActivation};
+pub use sparsity::{
+    Activated, ActivationGradients, ActivationParameter, BackwardInput, JumpForm, PenaltyWeights, Scope, SparsityActivation,
+};
 pub use tch;
 pub use text::{Documents, TextSource};
 pub use transcoder::{Batch, Dims, StepContext, StepOutput, Transcoder};

@@ -17,6 +17,17 @@ pub enum Init {
     },
 }
 
+/// How a parameter changes in a step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Update {
+    /// The optimiser steps it along its gradient.
+    #[default]
+    Gradient,
+    /// It is followed, not trained: what a step gives in place of its gradient, added up over the data axis, is its new value.
+    /// Clipping neither counts nor scales it, and its moments stay zero.
+    Tracked,
+}
+
 /// One parameter: a tensor whose first axis, where `per_feature`, runs over the features.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParameterSpec {
@@ -30,6 +41,8 @@ pub struct ParameterSpec {
     pub init: Init,
     /// Whether the first axis runs over features, so that feature sharding splits it.
     pub per_feature: bool,
+    /// How it changes in a step.
+    pub update: Update,
 }
 
 /// Parameters in a fixed order.
@@ -79,6 +92,11 @@ impl Parameters {
     /// The same, for an optimiser to step.
     pub fn values_mut(&mut self) -> &mut [Tensor] {
         &mut self.values
+    }
+
+    /// Specs with their values, for an optimiser to step.
+    pub fn entries_mut(&mut self) -> impl Iterator<Item = (&ParameterSpec, &mut Tensor)> {
+        self.specs.iter().zip(&mut self.values)
     }
 
     /// Where a parameter stands.
@@ -147,7 +165,8 @@ mod tests {
     use super::*;
 
     fn spec(rows: i64) -> ParameterSpec {
-        ParameterSpec { name: "W_enc_0".into(), layer: 0, shape: vec![rows, 3], init: Init::Uniform { limit: 0.5 }, per_feature: true }
+        let init = Init::Uniform { limit: 0.5 };
+        ParameterSpec { name: "W_enc_0".into(), layer: 0, shape: vec![rows, 3], init, per_feature: true, update: Update::Gradient }
     }
 
     #[test]

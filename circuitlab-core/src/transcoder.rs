@@ -119,7 +119,8 @@ pub trait Transcoder: Debug + Send {
     /// Another number of scales than layers.
     fn fold(&self, params: &mut Parameters, input_scales: &[f64], target_scales: &[f64]) -> Result<()>;
 
-    /// Writes the tensor files of circuit-tracer's layout into an existing folder.
+    /// Writes the tensor files of circuit-tracer's layout into an existing folder. An activation that has a
+    /// [`jump_form`](SparsityActivation::jump_form) is saved as that JumpReLU: its scale and shift go into the encoder.
     ///
     /// # Errors
     /// What the file system returns.

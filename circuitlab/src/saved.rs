@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use circuitlab_core::config::{DeviceName, FloatKind};
 use circuitlab_core::plugin::Provider;
+use circuitlab_core::sparsity::has_jump_form;
 use circuitlab_core::{
     BlockHook, Dims, Error as CoreError, Kind, ModelInfo, Parameters, Registry, SparsityActivation, Spec, Transcoder, files,
 };
@@ -31,6 +32,9 @@ pub struct Card {
     /// circuit-tracer's name of the activation, which per-layer transcoders may have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation: Option<String>,
+    /// Active features of a row, where the activation is circuit-tracer's `topk`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub k: Option<u64>,
     /// What other tools do not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuitlab: Option<Provenance>,
@@ -43,8 +47,11 @@ pub struct Provenance {
     pub version: String,
     /// The transcoder, by its registered name.
     pub transcoder: Spec,
-    /// The activation, by its registered name and with all settings.
+    /// The activation that the folder is read with, by its registered name and with all settings.
     pub activation: Spec,
+    /// The activation that it was trained with, where it was saved as the JumpReLU that it is equal to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trained_with: Option<Spec>,
     /// The language model's family.
     pub model_family: String,
     /// Tells the language model's weights from others.
@@ -63,6 +70,42 @@ pub struct Provenance {
     pub steps: u64,
     /// Rows trained on.
     pub rows: u64,
+}
+
+/// What a folder says of its activation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SavedActivation {
+    /// What the folder is read with.
+    pub spec: Spec,
+    /// What it was trained with, where that is another.
+    pub trained_with: Option<Spec>,
+}
+
+impl SavedActivation {
+    /// Of a run's activation: one that has a jump form is saved as that `jumprelu`, any other as itself.
+    ///
+    /// # Errors
+    /// No plugin `jumprelu`, and what the activation returns.
+    pub fn of(registry: &Registry, spec: &Spec, activation: &dyn SparsityActivation) -> Result<Self> {
+        let spec = registry.complete::<dyn SparsityActivation>(spec)?;
+        if !has_jump_form(activation)? {
+            return Ok(Self { spec, trained_with: None });
+        }
+        Ok(Self { spec: registry.complete::<dyn SparsityActivation>(&direct_jumprelu())?, trained_with: Some(spec) })
+    }
+
+    /// circuit-tracer's keys `activation` and `k`. Of what else it reads it learns from the tensors.
+    pub fn keys(&self) -> (Option<String>, Option<u64>) {
+        match self.spec.name.as_str() {
+            "topk" => (Some("topk".to_owned()), self.spec.settings.get("k").and_then(serde_json::Value::as_u64)),
+            _ => (None, None),
+        }
+    }
+}
+
+/// The activation of a folder with thresholds, which may be zero or below: a logarithm has no room for that.
+fn direct_jumprelu() -> Spec {
+    Spec::named("jumprelu").with("parameterisation", "direct")
 }
 
 fn yes() -> bool {
@@ -196,15 +239,20 @@ pub fn read_card(folder: &Path) -> Result<Card> {
     })
 }
 
-/// The activation that a folder was trained with. Others' thresholds may be zero or below, which a logarithm has no room for.
+/// The activation that a folder is read with. circuit-tracer's `topk` keeps negative pre-activations too.
 fn activation_spec(registry: &Registry, folder: &Path, card: &Card, transcoder: &dyn Transcoder) -> Result<Spec> {
     if let Some(known) = &card.circuitlab {
         return Ok(known.activation.clone());
     }
     let thresholds = transcoder.has_thresholds(folder)?;
     match card.activation.as_deref() {
-        None | Some("jump_relu" | "jumprelu") if thresholds => Ok(Spec::named("jumprelu").with("parameterisation", "direct")),
+        None | Some("jump_relu" | "jumprelu") if thresholds => Ok(direct_jumprelu()),
         None | Some("relu") => Ok(Spec::named("relu")),
+        Some("topk") => {
+            let message = "`activation: topk` needs the number of active features of a row, such as `k: 32`";
+            let k = card.k.ok_or_else(|| CoreError::format(folder.join(CARD), message))?;
+            Ok(Spec::named("topk").with("k", k).with("positive", false))
+        }
         Some(other) if registry.knows(Kind::Activation, other) => Ok(Spec::named(other)),
         Some(other) => {
             let error = CoreError::unknown(Kind::Activation.name(), other, registry.names(Kind::Activation));

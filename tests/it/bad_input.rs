@@ -123,6 +123,8 @@ fn training_that_cannot_be_done() {
     fails(&with(args.clone(), &["--activation", "jumprelo"]), &["unknown activation `jumprelo`", "did you mean `jumprelu`"]);
     fails(&with(args.clone(), &["--strategy", "fsdq"]), &["unknown strategy `fsdq`", "single"]);
     fails(&with(args.clone(), &["--set", "activation.threshold=-1"]), &["threshold", "positive", "-1"]);
+    let none = ["--activation", "topk", "--set", "activation.k=0"];
+    fails(&with(args.clone(), &none), &["activation `topk`, key `k`: expected a whole number above 0, got 0"]);
     fails(&with(args.clone(), &["--set", "optimiser.learning_rate=0"]), &["never trains", "learning_rate"]);
     fails(&with(args.clone(), &["--set", "schedule.warmup_steps=500"]), &["never trains", "500"]);
     fails(&with(args.clone(), &["--set", "sparsity.ramp=2"]), &["never trains", "ramp"]);
@@ -267,8 +269,10 @@ fn transcoders_of_others_that_cannot_be_read_are_named() {
     let others =
         |extra: &str| format!("model_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\nfeature_output_hook: hook_mlp_out\n{extra}");
     let args = ["eval", "--clt", arg(&clt), "--model", arg(&model), "--text", arg(&text), "--range", "0.99..1"];
-    write(&card, others("activation: topk\nk: 6\n").as_bytes());
-    fails(&args, &["config.yaml", "unknown activation `topk`", "jumprelu, relu"]);
+    write(&card, others("activation: gelu\n").as_bytes());
+    fails(&args, &["config.yaml", "unknown activation `gelu`", "jumprelu, relu, topk"]);
+    write(&card, others("activation: topk\n").as_bytes());
+    fails(&args, &["config.yaml", "`activation: topk` needs the number of active features", "`k: 32`"]);
     write(&card, others("").replace("transcoder_set", "crosscoder").as_bytes());
     fails(&args, &["config.yaml", "crosscoder", "cross_layer_transcoder, transcoder_set"]);
     write(&card, others("").as_bytes());

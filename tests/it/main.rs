@@ -5,3 +5,4 @@ mod export;
 mod kill;
 mod model;
 mod pipeline;
+mod topk;

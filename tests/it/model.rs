@@ -55,7 +55,7 @@ fn plugins_are_listed_by_kind() {
     }
     assert_eq!(kinds["codec"], ["bf16", "int4", "int8", "none", "zstd"]);
     assert_eq!(kinds["model"], ["gpt2", "llama"]);
-    assert_eq!(kinds["activation"], ["jumprelu", "relu"]);
+    assert_eq!(kinds["activation"], ["batchtopk", "jumprelu", "relu", "topk"]);
     assert_eq!(kinds["transcoder"], ["clt", "plt"]);
     assert_eq!(kinds["strategy"], ["single"]);
     assert_eq!(kinds["text-source"], ["txt"]);

@@ -2,11 +2,12 @@
 
 use tch::{Kind, Tensor};
 
-use crate::{BackwardInput, PenaltyWeights, SparsityActivation};
+use crate::sparsity::has_jump_form;
+use crate::{Activated, BackwardInput, JumpForm, PenaltyWeights, Scope, SparsityActivation, Update};
 
 /// Asserts that an activation keeps its promises, on made-up pre-activations in f64: silent features are zero, the gradients
-/// to pre-activations and decoder norms are those of the objective, thresholds survive a round trip, and every tensor has
-/// the shape that it should have.
+/// to pre-activations and decoder norms are those of the objective, tracked parameters are shares of a mean, every tensor has the
+/// shape that it should have, and what a saved CLT holds is the activation: its thresholds or, where it has one, its jump form.
 ///
 /// Gradients are compared with central differences wherever no feature is about to cross its threshold. What goes back to
 /// the parameters is not: a jump has no derivative, so each activation chooses its own stand-in.
@@ -14,47 +15,33 @@ use crate::{BackwardInput, PenaltyWeights, SparsityActivation};
 /// # Panics
 /// When the activation breaks one of them.
 pub fn conforms(activation: &dyn SparsityActivation) {
-    let (rows, features) = (7, 5);
-    let params: Vec<Tensor> = activation
-        .parameters()
-        .iter()
-        .enumerate()
-        .map(|(place, own)| match own.init {
-            crate::Init::Constant(value) => noise(&[features], 50 + place as u64) * 0.05 + value,
-            crate::Init::Uniform { limit } => noise(&[features], 50 + place as u64) * limit,
-        })
-        .collect();
-    let case = Case {
-        activation,
-        params,
-        pre_acts: noise(&[rows, features], 1),
-        pull: noise(&[rows, features], 2),
-        norms: noise(&[features], 3).abs() + 0.5,
-    };
-
-    let activated = activation.activate(&case.pre_acts, &case.params).expect("it activates");
-    assert_eq!(activated.acts.size(), [rows, features], "activations have the shape of the pre-activations");
+    let case = Case::new(activation);
+    let activated = case.activate(&case.pre_acts);
+    assert_eq!(activated.acts.size(), [ROWS, FEATURES], "activations have the shape of the pre-activations");
     assert_eq!(activated.active.kind(), Kind::Bool, "the support is boolean");
+    assert_eq!(activated.active.size(), [ROWS, FEATURES], "so has the support");
     let silent = activated.active.logical_not();
     assert!((&activated.acts * silent).abs().max().double_value(&[]) == 0.0, "a silent feature's activation is zero");
 
     let back = case.backward();
-    assert_eq!(back.pre_acts.size(), [rows, features]);
+    assert_eq!(back.pre_acts.size(), [ROWS, FEATURES]);
     assert_eq!(back.params.len(), case.params.len(), "one gradient for each parameter");
-    assert!(back.params.iter().all(|grad| grad.size() == [features]));
+    assert!(back.params.iter().all(|grad| grad.size() == [FEATURES]));
     let objective = case.objective(&case.pre_acts, &case.norms);
     assert!(objective.is_finite());
-    for (row, feature) in (0..rows).flat_map(|row| (0..features).map(move |feature| (row, feature))) {
+    for (row, feature) in (0..ROWS).flat_map(|row| (0..FEATURES).map(move |feature| (row, feature))) {
         case.check_pre_act(&back.pre_acts, row, feature);
     }
-    for feature in 0..features {
+    for feature in 0..FEATURES {
         case.check_norm(&back.decoder_norms, feature);
     }
-
-    let thresholds = activation.thresholds(&case.params).expect("thresholds");
-    let again = activation.params_with_thresholds(thresholds.as_ref()).expect("its own thresholds");
-    let same = activation.activate(&case.pre_acts, &again).expect("it activates");
-    assert_eq!(same.active, activated.active, "thresholds survive a round trip");
+    case.check_tracked(&back.params);
+    match activation.jump_form(&case.params).expect("a form or none") {
+        None => case.check_thresholds(),
+        Some(form) => case.check_jump_form(&form),
+    }
+    let form = has_jump_form(activation).expect("a form or none");
+    assert_eq!(form, activation.jump_form(&case.params).expect("a form or none").is_some(), "a form depends on no value");
 }
 
 fn noise(shape: &[i64], index: u64) -> Tensor {
@@ -71,12 +58,37 @@ struct Case<'a> {
     norms: Tensor,
 }
 
+const ROWS: i64 = 7;
+const FEATURES: i64 = 5;
 const STEP: f64 = 1e-5;
 const PENALTY: PenaltyWeights = PenaltyWeights { lambda: 0.7, mu: 0.3, tanh_scale: 2.0 };
 
-impl Case<'_> {
+impl<'a> Case<'a> {
+    fn new(activation: &'a dyn SparsityActivation) -> Self {
+        let near = |(place, own): (usize, &crate::ActivationParameter)| match own.init {
+            crate::Init::Constant(value) => noise(&[FEATURES], 50 + place as u64) * 0.05 + value,
+            crate::Init::Uniform { limit } => noise(&[FEATURES], 50 + place as u64) * limit,
+        };
+        Self {
+            activation,
+            params: activation.parameters().iter().enumerate().map(near).collect(),
+            pre_acts: noise(&[ROWS, FEATURES], 1),
+            pull: noise(&[ROWS, FEATURES], 2),
+            norms: noise(&[FEATURES], 3).abs() + 0.5,
+        }
+    }
+
+    fn activate(&self, pre_acts: &Tensor) -> Activated {
+        self.activation.activate(pre_acts, &self.params).expect("it activates")
+    }
+
     fn run(&self, pre_acts: &Tensor, norms: &Tensor) -> (Tensor, crate::ActivationGradients) {
-        let activated = self.activation.activate(pre_acts, &self.params).expect("it activates");
+        self.run_as_one_of(1, pre_acts, norms)
+    }
+
+    /// The step of one of so many ranks.
+    fn run_as_one_of(&self, ranks: i64, pre_acts: &Tensor, norms: &Tensor) -> (Tensor, crate::ActivationGradients) {
+        let activated = self.activate(pre_acts);
         let back = self
             .activation
             .backward(BackwardInput {
@@ -86,7 +98,7 @@ impl Case<'_> {
                 grad_acts: self.pull.copy(),
                 decoder_norms: norms,
                 penalty: PENALTY,
-                mean_rows: self.pre_acts.size()[0],
+                mean_rows: ROWS * ranks,
             })
             .expect("it goes backward");
         (activated.acts, back)
@@ -103,7 +115,7 @@ impl Case<'_> {
     }
 
     fn support(&self, pre_acts: &Tensor) -> Tensor {
-        self.activation.activate(pre_acts, &self.params).expect("it activates").active
+        self.activate(pre_acts).active
     }
 
     fn check_pre_act(&self, grad: &Tensor, row: i64, feature: i64) {
@@ -135,5 +147,59 @@ impl Case<'_> {
             (slope - got).abs() < 1e-6 * (1.0 + slope.abs()),
             "gradient to the decoder norm [{feature}]: {got}, by differences {slope}"
         );
+    }
+
+    fn check_tracked(&self, whole: &[Tensor]) {
+        let half = self.run_as_one_of(2, &self.pre_acts, &self.norms).1.params;
+        for ((own, whole), half) in self.activation.parameters().iter().zip(whole).zip(half) {
+            if own.update == Update::Tracked {
+                let apart = (half * 2.0 - whole).abs().max().double_value(&[]);
+                assert!(apart < 1e-12, "two ranks with the same rows add up to the new value of `{}`; {apart} apart", own.name);
+            }
+        }
+    }
+
+    fn check_thresholds(&self) {
+        let thresholds = self.activation.thresholds(&self.params).expect("thresholds");
+        let again = self.activation.params_with_thresholds(thresholds.as_ref()).expect("its own thresholds");
+        let same = self.activation.activate(&self.pre_acts, &again).expect("it activates");
+        assert_eq!(same.active, self.activate(&self.pre_acts).active, "thresholds survive a round trip");
+    }
+
+    /// A jump form sees one entry at a time. So does an activation of scope [`Scope::Entry`], which it must equal; one that sees the
+    /// whole batch must come to agree with it as its tracked parameters settle on that batch, but for features that stand at
+    /// the very threshold. For [`Scope::Row`] there is nothing to compare.
+    fn check_jump_form(&self, form: &JumpForm) {
+        let finite = |tensor: &Tensor| tensor.isfinite().all().int64_value(&[]) == 1;
+        assert!([&form.scale, &form.shift, &form.thresholds].into_iter().all(finite), "a jump form is finite");
+        assert!(form.scale.min().double_value(&[]) > 0.0, "its scale is positive");
+        let settled;
+        let (form, own) = match self.activation.scope() {
+            Scope::Row => return form.check(FEATURES).expect("a number for each feature"),
+            Scope::Entry => (form, self.activate(&self.pre_acts)),
+            Scope::Batch => {
+                let params = self.settle();
+                settled = self.activation.jump_form(&params).expect("a form").expect("a form depends on no value");
+                (&settled, self.activation.activate(&self.pre_acts, &params).expect("it activates"))
+            }
+        };
+        let jumped = form.activate(&self.pre_acts).expect("a number for each feature");
+        let at_threshold = (&self.pre_acts * &form.scale + &form.shift - &form.thresholds).abs().lt(1e-9);
+        let apart = ((jumped.acts - own.acts).abs() * at_threshold.logical_not()).max().double_value(&[]);
+        assert!(apart < 1e-9, "the jump form is the activation; {apart} apart");
+    }
+
+    /// The parameters after the same batch over and over.
+    fn settle(&self) -> Vec<Tensor> {
+        let mut at = Case { params: self.params.iter().map(Tensor::copy).collect(), ..Case::new(self.activation) };
+        for _ in 0..1000 {
+            let back = at.backward();
+            for ((own, value), new) in self.activation.parameters().iter().zip(&mut at.params).zip(back.params) {
+                if own.update == Update::Tracked {
+                    *value = new;
+                }
+            }
+        }
+        at.params
     }
 }

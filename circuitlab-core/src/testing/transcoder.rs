@@ -6,7 +6,11 @@ use tch::{Device, Kind, Tensor};
 
 use super::one_rank::OneRank;
 use crate::random::Stream;
-use crate::{Batch, Dims, Parameters, PenaltyWeights, SparsityActivation, StepContext, StepOutput, Transcoder};
+use crate::sparsity::has_jump_form;
+use crate::{
+    Activated, ActivationParameter, Batch, Dims, Init, JumpForm, Parameters, PenaltyWeights, Result, SparsityActivation, StepContext,
+    StepOutput, Transcoder, Update,
+};
 
 const DIMS: Dims = Dims { layers: 3, d_model: 5, d_features: 11 };
 const ROWS: i64 = 6;
@@ -14,7 +18,8 @@ const PENALTY: PenaltyWeights = PenaltyWeights { lambda: 0.3, mu: 0.02, tanh_sca
 
 /// Asserts that a transcoder keeps its promises, in f64 and with a given activation: parameters are named once and grouped by
 /// layer, the step's squared error is that of encoding and decoding, its gradients are the slopes of its losses, folding
-/// gives the same function of raw rows, a folder is read back, and wrong shapes are errors. `scratch` is an empty folder.
+/// gives the same function of raw rows, a folder is read back (by a JumpReLU, where the activation has a jump form), and wrong
+/// shapes are errors. `scratch` is an empty folder.
 ///
 /// Slopes are taken by central differences along a random direction of each parameter but the activation's own, which may have
 /// stand-in gradients.
@@ -29,6 +34,50 @@ pub fn conforms(transcoder: &mut dyn Transcoder, activation: &dyn SparsityActiva
     case.check_fold();
     case.check_folder(scratch);
     case.check_shapes();
+}
+
+/// The JumpReLU that a folder with thresholds holds.
+#[derive(Debug)]
+struct Jump;
+
+impl SparsityActivation for Jump {
+    fn parameters(&self) -> Vec<ActivationParameter> {
+        vec![ActivationParameter { name: "threshold", init: Init::Constant(0.0), update: Update::Gradient }]
+    }
+
+    fn activate(&self, pre_acts: &Tensor, params: &[Tensor]) -> Result<Activated> {
+        JumpForm::of_thresholds(params[0].shallow_clone()).activate(pre_acts)
+    }
+
+    fn thresholds(&self, params: &[Tensor]) -> Result<Option<Tensor>> {
+        Ok(Some(params[0].shallow_clone()))
+    }
+
+    fn params_with_thresholds(&self, thresholds: Option<&Tensor>) -> Result<Vec<Tensor>> {
+        Ok(thresholds.map(Tensor::copy).into_iter().collect())
+    }
+}
+
+/// An activation by its jump form.
+#[derive(Debug)]
+struct JumpFormOf<'a>(&'a dyn SparsityActivation);
+
+impl SparsityActivation for JumpFormOf<'_> {
+    fn parameters(&self) -> Vec<ActivationParameter> {
+        self.0.parameters()
+    }
+
+    fn activate(&self, pre_acts: &Tensor, params: &[Tensor]) -> Result<Activated> {
+        self.0.jump_form(params)?.expect("a form depends on no value").activate(pre_acts)
+    }
+
+    fn thresholds(&self, params: &[Tensor]) -> Result<Option<Tensor>> {
+        self.0.thresholds(params)
+    }
+
+    fn params_with_thresholds(&self, thresholds: Option<&Tensor>) -> Result<Vec<Tensor>> {
+        self.0.params_with_thresholds(thresholds)
+    }
 }
 
 fn noise(shape: &[i64], index: u64) -> Tensor {
@@ -64,7 +113,11 @@ impl<'a> Case<'a> {
     }
 
     fn reconstruct(&self, params: &Parameters, inputs: &Tensor) -> Tensor {
-        let encode = |s: usize| self.transcoder.encode(params, self.activation, s, &inputs.select(1, s as i64)).expect("fitting shapes");
+        self.reconstruct_with(self.activation, params, inputs)
+    }
+
+    fn reconstruct_with(&self, activation: &dyn SparsityActivation, params: &Parameters, inputs: &Tensor) -> Tensor {
+        let encode = |s: usize| self.transcoder.encode(params, activation, s, &inputs.select(1, s as i64)).expect("fitting shapes");
         let acts: Vec<Tensor> = (0..DIMS.layers).map(encode).collect();
         let all: Vec<Tensor> = (0..DIMS.layers).map(|t| self.transcoder.decode(params, &acts, t).expect("fitting shapes")).collect();
         Tensor::stack(&all, 1)
@@ -141,11 +194,17 @@ impl<'a> Case<'a> {
 
     fn check_folder(&self, scratch: &Path) {
         self.transcoder.save(scratch, &self.params, self.activation).expect("a folder that can be written");
-        let thresholds = self.activation.thresholds(&[]).map_or(true, |none| none.is_some());
+        let jumps = has_jump_form(self.activation).expect("a form or none");
+        let thresholds = jumps || self.activation.thresholds(&[]).map_or(true, |none| none.is_some());
         assert_eq!(self.transcoder.has_thresholds(scratch).expect("its own files"), thresholds);
-        let (dims, params) = self.transcoder.load(scratch, self.activation, Kind::Double, Device::Cpu).expect("its own files");
+        // What is saved of an activation with a jump form is that form.
+        let form = JumpFormOf(self.activation);
+        let (before, after): (&dyn SparsityActivation, &dyn SparsityActivation) =
+            if jumps { (&form, &Jump) } else { (self.activation, self.activation) };
+        let (dims, params) = self.transcoder.load(scratch, after, Kind::Double, Device::Cpu).expect("its own files");
         assert_eq!(dims, DIMS);
-        let apart = largest(&(self.reconstruct(&params, &self.batch.inputs) - self.reconstruct(&self.params, &self.batch.inputs)));
+        let inputs = &self.batch.inputs;
+        let apart = largest(&(self.reconstruct_with(after, &params, inputs) - self.reconstruct_with(before, &self.params, inputs)));
         assert!(apart < 1e-9, "a folder is read back; {apart} apart");
     }
 

@@ -3,8 +3,9 @@
 //! Rajamanoharan et al. 2024, "Jumping ahead: improving reconstruction fidelity with JumpReLU sparse autoencoders",
 //! equations 3 and 11: the jump has no gradient to the threshold, so a rectangle kernel of width `bandwidth` stands in.
 
-use circuitlab_core::sparsity::ActivationParameter;
-use circuitlab_core::{Activated, ActivationGradients, BackwardInput, Construct, Error, Init, Result, SparsityActivation};
+use circuitlab_core::{
+    Activated, ActivationGradients, ActivationParameter, BackwardInput, Construct, Error, Init, Result, SparsityActivation, Update,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -80,10 +81,11 @@ impl JumpReLU {
 
 impl SparsityActivation for JumpReLU {
     fn parameters(&self) -> Vec<ActivationParameter> {
-        vec![match self.config.parameterisation {
-            Parameterisation::Log => ActivationParameter { name: "log_threshold", init: Init::Constant(self.config.threshold.ln()) },
-            Parameterisation::Direct => ActivationParameter { name: "threshold", init: Init::Constant(self.config.threshold) },
-        }]
+        let (name, start) = match self.config.parameterisation {
+            Parameterisation::Log => ("log_threshold", self.config.threshold.ln()),
+            Parameterisation::Direct => ("threshold", self.config.threshold),
+        };
+        vec![ActivationParameter { name, init: Init::Constant(start), update: Update::Gradient }]
     }
 
     fn activate(&self, pre_acts: &Tensor, params: &[Tensor]) -> Result<Activated> {

@@ -1,7 +1,6 @@
 //! `relu`: a feature fires where its pre-activation is positive.
 
-use circuitlab_core::sparsity::ActivationParameter;
-use circuitlab_core::{Activated, ActivationGradients, BackwardInput, Construct, Error, Result, SparsityActivation};
+use circuitlab_core::{Activated, ActivationGradients, ActivationParameter, BackwardInput, Construct, Error, Result, SparsityActivation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -27,30 +26,18 @@ impl Construct for ReLUConfig {
     }
 }
 
-/// The threshold of every feature, which is zero.
-fn zeros(like: &Tensor) -> Tensor {
-    Tensor::zeros([like.size().last().copied().unwrap_or(0)], (like.kind(), like.device()))
-}
-
 impl SparsityActivation for ReLU {
     fn parameters(&self) -> Vec<ActivationParameter> {
         Vec::new()
     }
 
     fn activate(&self, pre_acts: &Tensor, _: &[Tensor]) -> Result<Activated> {
-        threshold::activate(pre_acts, &zeros(pre_acts))
+        threshold::activate(pre_acts, &threshold::zeros(pre_acts))
     }
 
     fn backward(&self, input: BackwardInput<'_>) -> Result<ActivationGradients> {
-        let theta = zeros(input.pre_acts);
-        let back = threshold::backward(input, &theta, None)?;
-        Ok(ActivationGradients {
-            sparsity: back.sparsity,
-            preact: back.preact,
-            pre_acts: back.pre_acts,
-            params: Vec::new(),
-            decoder_norms: back.decoder_norms,
-        })
+        let theta = threshold::zeros(input.pre_acts);
+        Ok(threshold::backward(input, &theta, None)?.with_params(Vec::new()))
     }
 
     fn thresholds(&self, _: &[Tensor]) -> Result<Option<Tensor>> {

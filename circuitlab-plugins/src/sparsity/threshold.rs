@@ -1,7 +1,7 @@
-//! What `relu` and `jumprelu` share: a feature fires where its pre-activation is above a threshold, and the penalty terms
-//! pull on the distance to it.
+//! What the activations share: the penalty terms pull on the distance to a threshold, and of the gradient to the activations a
+//! feature gets what it is active on. For `relu` and `jumprelu` that is where its pre-activation is above the threshold.
 
-use circuitlab_core::{Activated, BackwardInput, Error, Result, shape};
+use circuitlab_core::{Activated, ActivationGradients, BackwardInput, Error, Result, shape};
 use tch::{Device, Kind, Tensor};
 
 /// `a = h * 1[h > theta]`.
@@ -31,15 +31,28 @@ pub(super) struct Backward {
     pub(super) decoder_norms: Tensor,
 }
 
+impl Backward {
+    /// The whole, with the gradients to the activation's own parameters.
+    pub(super) fn with_params(self, params: Vec<Tensor>) -> ActivationGradients {
+        let Self { sparsity, preact, pre_acts, decoder_norms, .. } = self;
+        ActivationGradients { sparsity, preact, pre_acts, params, decoder_norms }
+    }
+}
+
+/// The threshold of every feature where there is none: `[d_features]`.
+pub(super) fn zeros(pre_acts: &Tensor) -> Tensor {
+    Tensor::zeros([pre_acts.size().last().copied().unwrap_or(0)], (pre_acts.kind(), pre_acts.device()))
+}
+
 /// Numbers of a block of rows that the elementwise work is done on at a time: half a megabyte in f32, so that the dozen passes over
 /// a block find it in a core's own cache. Over all rows at once they took twice as long as the products.
 const BLOCK_VALUES: i64 = 1 << 17;
 
-/// With `t = tanh(C a n)`, `B` rows and `gap = theta - h`:
+/// With `t = tanh(C a n)`, `B` rows, `gap = theta - h` and `1[active]` the support, such as `1[h > theta]`:
 ///
 /// ```text
 /// g           = dL/da + lambda C n (1 - t^2) / B
-/// dL/dh       = g * 1[h > theta] - mu n / B * 1[h < theta]
+/// dL/dh       = g * 1[active] - mu n / B * 1[h < theta]
 /// dL/dn       = lambda C / B * sum a (1 - t^2) + mu / B * sum relu(gap)
 /// dL/dtheta   = mu n / B * sum 1[h < theta]              (the rest, through the jump, is the caller's)
 /// ```

@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use circuitlab_core::{Dims, Error, Init, ParameterSpec, Parameters, Result, SparsityActivation, shape};
+use circuitlab_core::{ActivationParameter, Dims, Error, Init, ParameterSpec, Parameters, Result, SparsityActivation, Update, shape};
 use tch::{Kind, Tensor};
 
 /// Which target layers a source layer writes to.
@@ -28,7 +28,9 @@ pub(super) fn parameters(dims: Dims, reach: Reach, activation: &dyn SparsityActi
         shape: shape.to_vec(),
         init,
         per_feature,
+        update: Update::Gradient,
     };
+    let own = |own: &ActivationParameter, layer| ParameterSpec { update: own.update, ..spec(own.name, layer, &[features], own.init, true) };
     let mut specs = Vec::new();
     for layer in 0..layers {
         let targets = reach(layers, layer).len() as i64;
@@ -36,7 +38,7 @@ pub(super) fn parameters(dims: Dims, reach: Reach, activation: &dyn SparsityActi
         specs.push(spec("b_enc", layer, &[features], Init::Constant(0.0), true));
         specs.push(spec("W_dec", layer, &[features, targets, d_model], decoder, true));
         specs.push(spec("b_dec", layer, &[d_model], Init::Constant(0.0), false));
-        specs.extend(activation.parameters().iter().map(|own| spec(own.name, layer, &[features], own.init, true)));
+        specs.extend(activation.parameters().iter().map(|parameter| own(parameter, layer)));
     }
     specs
 }

@@ -85,7 +85,12 @@ impl<L: Layout> Transcoder for Linear<L> {
     fn save(&self, folder: &Path, params: &Parameters, activation: &dyn SparsityActivation) -> Result<()> {
         for index in 0..dictionary::layers(params) {
             let layer = Layer::of(params, index)?;
-            L::save(folder, index, &layer, activation.thresholds(&layer.own)?)?;
+            if let Some(form) = activation.jump_form(&layer.own)? {
+                let (w_enc, b_enc) = form.fold(layer.w_enc, layer.b_enc)?;
+                L::save(folder, index, &Layer { w_enc: &w_enc, b_enc: &b_enc, ..layer }, Some(form.thresholds))?;
+            } else {
+                L::save(folder, index, &layer, activation.thresholds(&layer.own)?)?;
+            }
         }
         Ok(())
     }

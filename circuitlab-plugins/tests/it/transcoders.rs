@@ -272,9 +272,16 @@ fn shapes_that_do_not_fit_are_errors() {
 fn every_transcoder_conforms() {
     let registry = registry();
     for transcoder in ["clt", "plt"] {
-        for activation in ["relu", "jumprelu"] {
+        for activation in [
+            Spec::named("relu"),
+            Spec::named("jumprelu"),
+            Spec::named("topk"),
+            Spec::named("topk").with("k", 3),
+            Spec::named("topk").with("k", 3).with("positive", false),
+            Spec::named("batchtopk").with("k", 3),
+        ] {
             let mut transcoder = registry.build::<dyn Transcoder>(&Spec::named(transcoder)).expect("builds");
-            let activation = registry.build::<dyn SparsityActivation>(&Spec::named(activation)).expect("builds");
+            let activation = registry.build::<dyn SparsityActivation>(&activation).expect("builds");
             let scratch = tempfile::tempdir().expect("a folder");
             circuitlab_core::testing::transcoder::conforms(&mut *transcoder, &*activation, scratch.path());
         }

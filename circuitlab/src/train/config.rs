@@ -238,14 +238,10 @@ pub struct ComputeConfig {
 }
 
 impl TrainConfig {
-    /// The plugins that make a transcoder what it is: a saved one needs them too.
-    pub(super) fn dictionary_names(&self) -> [(Kind, &str); 2] {
-        [(Kind::Transcoder, &self.transcoder.name), (Kind::Activation, &self.activation.name)]
-    }
-
     /// All plugins that the run names.
     pub(super) fn plugin_names(&self) -> impl Iterator<Item = (Kind, &str)> {
-        self.dictionary_names().into_iter().chain([(Kind::Strategy, self.strategy.name.as_str())])
+        let specs = [(Kind::Transcoder, &self.transcoder), (Kind::Activation, &self.activation), (Kind::Strategy, &self.strategy)];
+        specs.into_iter().map(|(kind, spec)| (kind, spec.name.as_str()))
     }
 
     /// Checks what no type can.

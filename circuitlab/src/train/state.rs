@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use circuitlab_core::{Dims, ParallelismStrategy, Parameters, Registry, SparsityActivation, StepOutput, Transcoder};
+use circuitlab_core::{Dims, Mesh, ParallelismStrategy, Parameters, Registry, Scope, SparsityActivation, StepOutput, Transcoder};
 use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{self, SavedState};
 use super::config::{OptimiserConfig, TrainConfig};
 use super::optimiser::Adam;
 use crate::cache::Cache;
+use crate::saved::SavedActivation;
 use crate::{Error, Result};
 
 /// The plugins of a run, built.
@@ -18,13 +19,15 @@ pub(super) struct Parts {
     pub(super) activation: Box<dyn SparsityActivation>,
     pub(super) strategy: Box<dyn ParallelismStrategy>,
     pub(super) dims: Dims,
+    /// What its saved folders say of the activation.
+    pub(super) saved_as: SavedActivation,
 }
 
 /// More numbers than any machine holds: a size beyond it is a slip of the keyboard.
 const MOST_NUMBERS: u128 = 1 << 42;
 
 impl Parts {
-    /// Looks the plugins up and checks the sizes.
+    /// Looks the plugins up and checks the sizes, and that they go together.
     pub(super) fn build(registry: &Registry, config: &TrainConfig, cache: &Cache) -> Result<Self> {
         let origin = cache.identity();
         let dims = Dims { layers: origin.layers, d_model: origin.d_model, d_features: config.size.features(origin.d_model)? };
@@ -39,13 +42,32 @@ impl Parts {
             }
         }
         crate::device::resolve(config.compute.device)?;
+        let activation = registry.build::<dyn SparsityActivation>(&config.activation)?;
+        let strategy = registry.build::<dyn ParallelismStrategy>(&config.strategy)?;
+        check_scope(&config.activation.name, activation.scope(), strategy.mesh())?;
         Ok(Self {
             transcoder: registry.build::<dyn Transcoder>(&config.transcoder)?,
-            activation: registry.build::<dyn SparsityActivation>(&config.activation)?,
-            strategy: registry.build::<dyn ParallelismStrategy>(&config.strategy)?,
+            saved_as: SavedActivation::of(registry, &config.activation, &*activation)?,
+            activation,
+            strategy,
             dims,
         })
     }
+}
+
+/// Refuses a mesh that splits what decides whether a feature is active.
+fn check_scope(activation: &str, scope: Scope, mesh: Mesh) -> Result<()> {
+    let (data, feature) = (mesh.data.size, mesh.feature.size);
+    let message = match scope {
+        Scope::Row if feature > 1 => format!(
+            "activation `{activation}` compares all features of a row, so they cannot be split over {feature} ranks; use a mesh whose feature axis has 1 rank"
+        ),
+        Scope::Batch if data.saturating_mul(feature) > 1 => format!(
+            "activation `{activation}` compares all features of all rows of a batch, so they cannot be split over {data} x {feature} ranks; use a mesh of 1 rank"
+        ),
+        _ => return Ok(()),
+    };
+    Err(Error::Invalid(message))
 }
 
 /// Parameters, optimiser and counters.
@@ -102,4 +124,31 @@ impl TrainState {
 /// Where and in what type a run computes.
 pub(super) fn placement(config: &TrainConfig) -> (Kind, Device) {
     (config.compute.dtype.into(), config.compute.device.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use circuitlab_core::Axis;
+
+    use super::*;
+
+    #[test]
+    fn a_mesh_must_not_split_what_an_activation_compares() {
+        let mesh = |data, feature| Mesh { data: Axis { rank: 0, size: data }, feature: Axis { rank: 0, size: feature }, sharded: false };
+        for (scope, data, feature, fits) in [
+            (Scope::Entry, 2, 2, true),
+            (Scope::Row, 2, 1, true),
+            (Scope::Row, 1, 2, false),
+            (Scope::Batch, 1, 1, true),
+            (Scope::Batch, 2, 1, false),
+            (Scope::Batch, 1, 2, false),
+        ] {
+            assert_eq!(check_scope("mine", scope, mesh(data, feature)).is_ok(), fits, "{scope:?} on {data} x {feature}");
+        }
+        let error = check_scope("mine", Scope::Row, mesh(1, 2)).expect_err("two ranks");
+        assert_eq!(
+            error.to_string(),
+            "activation `mine` compares all features of a row, so they cannot be split over 2 ranks; use a mesh whose feature axis has 1 rank"
+        );
+    }
 }

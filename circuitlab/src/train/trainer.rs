@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use circuitlab_core::error::catch_panic;
-use circuitlab_core::{Axis, Batch, ParallelismStrategy, Registry, SparsityActivation, StepContext, Transcoder, files};
+use circuitlab_core::{Axis, Batch, Kind, ParallelismStrategy, Registry, SparsityActivation, StepContext, Transcoder, files};
 use tch::Tensor;
 
 use super::checkpoint::{self, SavedState};
@@ -16,7 +16,7 @@ use super::schedule::Schedule;
 use super::state::{Parts, TrainState, placement};
 use crate::cache::{Cache, Loader, LoaderOptions, Normalisation, SamplerState};
 use crate::run::{Origin, RunFolder};
-use crate::saved::{self, Card, Provenance};
+use crate::saved::{self, Card, Provenance, SavedActivation};
 use crate::sink::{Record, Sinks, jsonl, names};
 use crate::{Error, Progress, Result, config, plugins};
 
@@ -305,17 +305,22 @@ impl<'a> Trainer<'a> {
 
     fn card(&self) -> Result<Card> {
         let origin = self.cache.identity();
+        let (activation, k) = self.parts.saved_as.keys();
+        let SavedActivation { spec, trained_with } = self.parts.saved_as.clone();
+        let needed = [(Kind::Transcoder, self.config.transcoder.name.as_str()), (Kind::Activation, spec.name.as_str())];
         Ok(Card {
             model_kind: self.parts.transcoder.model_kind().to_owned(),
             model_name: origin.model.clone(),
-            activation: None,
+            activation,
+            k,
             feature_input_hook: origin.input_hook.to_string(),
             feature_output_hook: origin.output_hook.to_string(),
             circuitlab: Some(Provenance {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 transcoder: self.request.registry.complete::<dyn Transcoder>(&self.config.transcoder)?,
-                activation: self.request.registry.complete::<dyn SparsityActivation>(&self.config.activation)?,
-                providers: self.request.registry.providers(self.config.dictionary_names())?,
+                providers: self.request.registry.providers(needed)?,
+                activation: spec,
+                trained_with,
                 model_family: origin.family.clone(),
                 model_fingerprint: origin.fingerprint.clone(),
                 drop_special_rows: origin.drop_special_rows,

@@ -3,20 +3,28 @@
 use tch::Tensor;
 
 use super::guarded::Guarded;
-use crate::sparsity::ActivationParameter;
-use crate::{Activated, ActivationGradients, BackwardInput, Result, SparsityActivation};
+use crate::{Activated, ActivationGradients, ActivationParameter, BackwardInput, JumpForm, Result, Scope, SparsityActivation};
+
+struct Facts {
+    parameters: Vec<ActivationParameter>,
+    scope: Scope,
+}
 
 /// Guards an activation.
 ///
 /// # Errors
-/// A panic while it names its parameters.
+/// A panic while it names its parameters or its scope.
 pub fn activation<T: SparsityActivation + 'static>(what: &'static str, made: T) -> Result<Box<dyn SparsityActivation>> {
-    Ok(Box::new(Guarded::new(what, made).ask(T::parameters)?))
+    Ok(Box::new(Guarded::new(what, made).ask(|made| Facts { parameters: made.parameters(), scope: made.scope() })?))
 }
 
-impl<T: SparsityActivation> SparsityActivation for Guarded<T, Vec<ActivationParameter>> {
+impl<T: SparsityActivation> SparsityActivation for Guarded<T, Facts> {
     fn parameters(&self) -> Vec<ActivationParameter> {
-        self.facts.clone()
+        self.facts.parameters.clone()
+    }
+
+    fn scope(&self) -> Scope {
+        self.facts.scope
     }
 
     fn activate(&self, pre_acts: &Tensor, params: &[Tensor]) -> Result<Activated> {
@@ -29,6 +37,10 @@ impl<T: SparsityActivation> SparsityActivation for Guarded<T, Vec<ActivationPara
 
     fn thresholds(&self, params: &[Tensor]) -> Result<Option<Tensor>> {
         self.call(|activation| activation.thresholds(params))
+    }
+
+    fn jump_form(&self, params: &[Tensor]) -> Result<Option<JumpForm>> {
+        self.call(|activation| activation.jump_form(params))
     }
 
     fn params_with_thresholds(&self, thresholds: Option<&Tensor>) -> Result<Vec<Tensor>> {

@@ -1,21 +1,12 @@
-//! Sparsity activations: which features are active, what gradient goes back, and what they add to the loss.
-//!
-//! The loss of a transcoder is the squared error plus two terms over every source layer's features,
-//!
-//! ```text
-//! sparsity = lambda * mean over rows of sum_f tanh(tanh_scale * a_f * norm_f)
-//! preact   = mu     * mean over rows of sum_f relu(theta_f - h_f) * norm_f
-//! ```
-//!
-//! with `h` the pre-activation, `a` the activation, `theta` the threshold (0 where there is none) and `norm_f` the norm of
-//! all decoder rows of the feature together. The second keeps silent features within reach of the gradient.
+//! The trait of sparsity activations, and what goes in and out of it.
 
 use std::fmt::Debug;
 
 use tch::Tensor;
 
+use super::{JumpForm, by_autograd};
 use crate::Result;
-use crate::params::Init;
+use crate::params::{Init, Update};
 
 /// A parameter that an activation brings along: one number per feature.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +15,20 @@ pub struct ActivationParameter {
     pub name: &'static str,
     /// Its value at the start.
     pub init: Init,
+    /// Whether it follows its gradient, or what [`SparsityActivation::backward`] says.
+    pub update: Update,
+}
+
+/// What decides whether a feature is active on a row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Its own pre-activation.
+    #[default]
+    Entry,
+    /// The pre-activations of all features of the row, so that features cannot be split over ranks.
+    Row,
+    /// The pre-activations of the whole batch, so that neither features nor rows can.
+    Batch,
 }
 
 /// The features of one layer that fire.
@@ -74,7 +79,8 @@ pub struct ActivationGradients {
     pub preact: Tensor,
     /// `[rows, d_features]`.
     pub pre_acts: Tensor,
-    /// One for each of the activation's parameters, `[d_features]`.
+    /// One for each of the activation's parameters, `[d_features]`: the gradient, or for a [tracked](Update::Tracked) one its new
+    /// value times `rows / mean_rows`, which is this rank's share of the mean over ranks.
     pub params: Vec<Tensor>,
     /// Gradient to the decoder norms, by way of the penalty terms: `[d_features]`.
     pub decoder_norms: Tensor,
@@ -82,10 +88,17 @@ pub struct ActivationGradients {
 
 /// Decides which features are active.
 ///
+/// `parameters`, `activate`, `thresholds` and `params_with_thresholds` are enough; the other methods have defaults.
+///
 /// Conformance is checked by [`testing::activation`](crate::testing::activation).
 pub trait SparsityActivation: Debug + Send + Sync {
-    /// The parameters that it trains, one number per feature each. Asked for once.
+    /// Its parameters, one number per feature each. Asked for once.
     fn parameters(&self) -> Vec<ActivationParameter>;
+
+    /// What decides whether a feature is active. Asked for once. A run is refused on a mesh that splits what has to be seen whole.
+    fn scope(&self) -> Scope {
+        Scope::Entry
+    }
 
     /// The forward pass of one layer.
     ///
@@ -98,16 +111,31 @@ pub trait SparsityActivation: Debug + Send + Sync {
 
     /// The penalty terms of one layer, and the gradient of the whole loss to all that the activation reads.
     ///
+    /// By default [`by_autograd`], which is right wherever `activate` is differentiable, and leaves tracked parameters as they are.
+    /// A closed form is faster.
+    ///
     /// # Errors
     /// Shapes that do not fit.
-    fn backward(&self, input: BackwardInput<'_>) -> Result<ActivationGradients>;
+    fn backward(&self, input: BackwardInput<'_>) -> Result<ActivationGradients> {
+        by_autograd(self, &input)
+    }
 
-    /// The threshold of each feature, `[d_features]`, where there is one: what a saved CLT holds, and what a feature's bias
-    /// is set against at the start.
+    /// The threshold of each feature, `[d_features]`, where there is one: what the pre-activation term measures from, what a
+    /// feature's bias is set against at the start and, without a [`jump_form`](Self::jump_form), what a saved CLT holds.
     ///
     /// # Errors
     /// Shapes that do not fit.
     fn thresholds(&self, params: &[Tensor]) -> Result<Option<Tensor>>;
+
+    /// The JumpReLU that it is equal to at inference, where it is not one itself but equal to one. A saved CLT is then that of a
+    /// JumpReLU, which other tools read too. Whether there is one depends on no parameter's value.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    fn jump_form(&self, params: &[Tensor]) -> Result<Option<JumpForm>> {
+        let _ = params;
+        Ok(None)
+    }
 
     /// The parameters that have these thresholds: the way back from a saved CLT.
     ///
