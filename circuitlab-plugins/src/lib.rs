@@ -5,6 +5,7 @@
 pub mod codecs;
 pub mod models;
 pub mod parallel;
+pub mod sinks;
 pub mod sparsity;
 pub mod text;
 pub mod transcoders;

@@ -2,6 +2,7 @@
 
 mod codecs;
 mod models;
+mod sinks;
 mod sparsity;
 mod text;
 mod transcoders;

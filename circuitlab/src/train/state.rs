@@ -9,6 +9,7 @@ use super::checkpoint::{self, SavedState};
 use super::config::{OptimiserConfig, TrainConfig};
 use super::optimiser::Adam;
 use crate::cache::Cache;
+use crate::sink::Sinks;
 use crate::{Error, Result};
 
 /// The plugins of a run, built.
@@ -17,6 +18,7 @@ pub(super) struct Parts {
     pub(super) transcoder: Box<dyn Transcoder>,
     pub(super) activation: Box<dyn SparsityActivation>,
     pub(super) strategy: Box<dyn ParallelismStrategy>,
+    pub(super) sinks: Sinks,
     pub(super) dims: Dims,
 }
 
@@ -43,6 +45,7 @@ impl Parts {
             transcoder: registry.build::<dyn Transcoder>(&config.transcoder)?,
             activation: registry.build::<dyn SparsityActivation>(&config.activation)?,
             strategy: registry.build::<dyn ParallelismStrategy>(&config.strategy)?,
+            sinks: Sinks::build(registry, &config.metrics.sinks)?,
             dims,
         })
     }
