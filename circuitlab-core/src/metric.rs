@@ -13,6 +13,7 @@ use crate::Result;
 pub trait MetricSink: Debug + Send {
     /// Called once, before anything else: begins in a run folder that holds no figures of this sink, or, where `after_step` is
     /// given, goes on after that step. Figures of later steps, which will be made again, and a torn last one are dropped then.
+    /// There may be none at all: the process that began the run may have been killed at any moment.
     ///
     /// # Errors
     /// A folder that cannot be written, and one that holds figures where a run begins.
@@ -43,6 +44,9 @@ pub struct Record {
 }
 
 impl Record {
+    /// The file in a run folder that holds one record a line, each as [`Record::to_json`] makes it: what reads a run reads this.
+    pub const FILE: &'static str = "metrics.jsonl";
+
     /// A record without figures.
     pub fn new(step: u64) -> Self {
         Self { step, values: Vec::new() }
@@ -94,6 +98,11 @@ impl Record {
         });
         Some(Self { step: object.get(STEP)?.as_u64()?, values: values.collect() })
     }
+
+    /// Reads a line of [`Record::FILE`]; nothing where it is no record, such as one that a killed process tore.
+    pub fn from_line(line: &[u8]) -> Option<Self> {
+        Self::from_json(&serde_json::from_slice(line).ok()?)
+    }
 }
 
 #[cfg(test)]
@@ -107,5 +116,8 @@ mod tests {
         let back = Record::from_json(&record.to_json()).expect("its own output");
         assert_eq!((back.step, back.get("a"), back.get("d")), (7, Some(2.0), None));
         assert!(back.get("c").is_some_and(f64::is_nan));
+        let line = format!("{} ", record.to_json());
+        assert_eq!(Record::from_line(line.as_bytes()).map(|record| record.step), Some(7));
+        assert_eq!(Record::from_line(&line.as_bytes()[..20]), None);
     }
 }

@@ -17,6 +17,7 @@ macro_rules! register {
 pub mod codecs;
 pub mod models;
 pub mod parallel;
+pub mod sinks;
 pub mod sparsity;
 pub mod text;
 pub mod transcoders;

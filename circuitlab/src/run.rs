@@ -3,7 +3,7 @@
 //! ```text
 //! config.toml       the resolved config           origin.json     the cache that it was started on
 //! log.txt           what happened, with times
-//! metrics.jsonl     one record a line             events.*        the same for TensorBoard
+//! metrics.jsonl     one record a line             events.*        the same for TensorBoard (as sinks are chosen)
 //! plots/*.svg       the same, drawn               checkpoints/    step-00000400/: a CLT folder with train/ beside it
 //! final/            the trained CLT folder
 //! ```

@@ -121,6 +121,8 @@ fn training_that_cannot_be_done() {
     fails(&with(args.clone(), &["--set", "sparsity.lamda=4"]), &["sparsity.lamda", "did you mean `lambda`"]);
     fails(&with(args.clone(), &["--set", "sparsity.lambda=high"]), &["sparsity.lambda"]);
     fails(&with(args.clone(), &["--activation", "jumprelo"]), &["unknown activation `jumprelo`", "did you mean `jumprelu`"]);
+    fails(&with(args.clone(), &["--sink", "json"]), &["unknown metric-sink `json`", "did you mean `jsonl`", "csv, jsonl, tensorboard"]);
+    fails(&with(args.clone(), &["--sink", "csv", "--sink", "csv"]), &["metrics.sinks", "each sink once, got `csv` twice"]);
     fails(&with(args.clone(), &["--strategy", "fsdq"]), &["unknown strategy `fsdq`", "single"]);
     fails(&with(args.clone(), &["--set", "activation.threshold=-1"]), &["threshold", "positive", "-1"]);
     let none = ["--activation", "topk", "--set", "activation.k=0"];

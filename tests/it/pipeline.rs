@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use circuitlab_tests::{arg, json, model, succeed, text};
+use circuitlab_tests::{arg, circuitlab, json, model, stderr, succeed, text};
 
 /// Settings of a run of seconds.
 pub(crate) const SMALL: [&str; 12] = [
@@ -105,6 +105,46 @@ fn per_layer_transcoders_go_the_same_way() {
     let (model, text) = (model(), text());
     let report = json(&["eval", "--clt", arg(&run.join("final")), "--model", arg(&model), "--text", arg(&text), "--range", "0.99..1"]);
     assert!(report["explained_variance"].as_f64().expect("a number") > 0.1);
+}
+
+/// The steps of `metrics.jsonl`.
+fn steps(run: &Path) -> Vec<u64> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
+    let step = |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("a record")["step"].as_u64().expect("a step");
+    text.lines().map(step).collect()
+}
+
+#[test]
+fn sinks_are_chosen_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = cache(folder.path(), "0..0.02", &[]);
+    let run = train(folder.path(), &cache, &["--sink", "jsonl", "--sink", "csv"]);
+    let table = fs::read_to_string(run.join("metrics.csv")).expect("a table");
+    let mut rows = table.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let header = rows.next().expect("a header");
+    assert!(header[0] == "step" && header.contains(&"loss/total") && header.contains(&"l0/layer_3"), "{header:?}");
+    assert_eq!(rows.map(|row| row[0].parse().expect("a step")).collect::<Vec<u64>>(), steps(&run));
+    let events = fs::read_dir(&run).expect("the run").filter_map(Result::ok);
+    assert!(events.into_iter().all(|entry| !entry.file_name().to_string_lossy().contains("tfevents")), "no TensorBoard file");
+    let config = fs::read_to_string(run.join("config.toml")).expect("a config");
+    assert!(config.contains("sinks = "), "the sinks belong to the run:\n{config}");
+    assert!(run.join("plots/loss.svg").is_file());
+}
+
+#[test]
+fn a_run_without_json_lines_has_no_plots_and_ends_well() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = cache(folder.path(), "0..0.02", &[]);
+    let out = folder.path().join("run");
+    let mut args = vec!["train", "--cache", arg(&cache), "--out", arg(&out), "--sink", "csv"];
+    args.extend(SMALL);
+    let output = circuitlab(&args).output().expect("the program starts");
+    let said = stderr(&output);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches("no plots are drawn").count(), 1, "{said}");
+    assert!(out.join("metrics.csv").is_file() && !out.join("metrics.jsonl").exists() && !out.join("plots").exists());
+    let again = succeed(&["train", "--cache", arg(&cache), "--out", arg(&out), "--resume"]);
+    assert!(again.contains("was finished already: 30 steps") && !again.contains("NaN"), "{again}");
 }
 
 #[test]

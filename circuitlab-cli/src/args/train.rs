@@ -28,6 +28,9 @@ pub struct TrainArgs {
     /// The parallelism strategy plugin, such as `single`.
     #[arg(long, value_name = "NAME")]
     pub strategy: Option<String>,
+    /// A metric sink plugin, such as `csv`; may be given again. Those given take the place of `jsonl` and `tensorboard`.
+    #[arg(long, value_name = "NAME")]
+    pub sink: Vec<String>,
     /// Go on with a run that was interrupted, from its newest checkpoint; where there is none, begin it.
     #[arg(long)]
     pub resume: bool,

@@ -43,7 +43,9 @@ pub(super) fn plugin_paths(args: &TrainArgs) -> anyhow::Result<(Vec<PathBuf>, bo
 fn overrides(args: &TrainArgs) -> Vec<String> {
     let flags = [("transcoder", &args.transcoder), ("activation", &args.activation), ("strategy", &args.strategy)];
     let named = flags.into_iter().filter_map(|(key, name)| name.as_ref().map(|name| format!("{key}={name}")));
-    args.set.iter().cloned().chain(named).collect()
+    // A list of texts in JSON is one in TOML too.
+    let sinks = (!args.sink.is_empty()).then(|| format!("metrics.sinks={}", json!(args.sink)));
+    args.set.iter().cloned().chain(named).chain(sinks).collect()
 }
 
 fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
@@ -80,15 +82,16 @@ fn print(summary: &TrainSummary, context: &Context) -> anyhow::Result<()> {
 }
 
 fn lines(summary: &TrainSummary) -> String {
-    let figure = |name: &str| summary.last.as_ref().and_then(|record: &Record| record.get(name)).unwrap_or(f64::NAN);
     let verb = if summary.was_finished { "was finished already:" } else { "trained" };
-    format!(
-        "{verb} {} steps on {} rows; on the last of them: explained variance {:.3}, {:.1} active features a row, {:.0} dead\ntranscoder: {}",
-        human::whole(summary.steps),
-        human::whole(summary.rows),
-        figure(names::EXPLAINED_VARIANCE),
-        figure(names::L0),
-        figure(names::DEAD_FEATURES),
-        summary.result.display()
-    )
+    let figures = summary.last.as_ref().map_or_else(String::new, |record: &Record| {
+        let figure = |name: &str| record.get(name).unwrap_or(f64::NAN);
+        format!(
+            "; on the last of them: explained variance {:.3}, {:.1} active features a row, {:.0} dead",
+            figure(names::EXPLAINED_VARIANCE),
+            figure(names::L0),
+            figure(names::DEAD_FEATURES),
+        )
+    });
+    let (steps, rows) = (human::whole(summary.steps), human::whole(summary.rows));
+    format!("{verb} {steps} steps on {rows} rows{figures}\ntranscoder: {}", summary.result.display())
 }

@@ -3,6 +3,7 @@
 
 pub mod activation;
 pub mod codec;
+pub mod metric;
 pub mod model;
 mod one_rank;
 pub mod strategy;

@@ -3,6 +3,7 @@
 mod codecs;
 mod models;
 mod parallel;
+mod sinks;
 mod sparsity;
 mod text;
 mod transcoders;

@@ -1,28 +1,11 @@
 //! All sinks of a run behind one call.
 
-use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
-use super::{Jsonl, Record, TensorBoard, jsonl, plots};
+use circuitlab_core::{MetricSink, Registry, Spec};
+
+use super::{Record, jsonl, plots};
 use crate::Result;
-
-/// The file in a run folder that [`Jsonl`] writes.
-const METRICS: &str = "metrics.jsonl";
-
-/// Takes the figures of a run as they come.
-pub trait MetricSink: Debug + Send {
-    /// Takes one record. What was handed over survives the end of this process, though perhaps not a power cut.
-    ///
-    /// # Errors
-    /// When the place cannot be written.
-    fn write(&mut self, record: &Record) -> Result<()>;
-
-    /// Makes everything so far survive a power cut too: for checkpoints, not for every step.
-    ///
-    /// # Errors
-    /// When the place cannot be written.
-    fn sync(&mut self) -> Result<()>;
-}
 
 /// The sinks of one run.
 #[derive(Debug, Default)]
@@ -31,22 +14,21 @@ pub struct Sinks {
 }
 
 impl Sinks {
-    /// Starts `metrics.jsonl` and a TensorBoard event file in a run folder that has neither.
+    /// Looks the sinks up; nothing is written yet.
     ///
     /// # Errors
-    /// When `metrics.jsonl` is there already, or the folder cannot be written.
-    pub fn create(run: &Path) -> Result<Self> {
-        let metrics = Jsonl::create(&run.join(METRICS))?;
-        Ok(Self { sinks: vec![Box::new(metrics), Box::new(TensorBoard::create(run)?)] })
+    /// Unknown names, and settings that a sink refuses.
+    pub fn build(registry: &Registry, specs: &[Spec]) -> Result<Self> {
+        let sinks = specs.iter().map(|spec| registry.build::<dyn MetricSink>(spec)).collect::<circuitlab_core::Result<_>>()?;
+        Ok(Self { sinks })
     }
 
-    /// Goes on after `step`: figures of later steps, which will be trained again, are dropped from both files.
+    /// Begins in a run folder, or goes on after a step: figures of later steps, which will be trained again, are dropped then.
     ///
     /// # Errors
-    /// When the folder cannot be read or written.
-    pub fn resume(run: &Path, step: u64) -> Result<Self> {
-        let metrics = Jsonl::resume(&run.join(METRICS), step)?;
-        Ok(Self { sinks: vec![Box::new(metrics), Box::new(TensorBoard::resume(run, step)?)] })
+    /// When figures are there where a run begins, or the folder cannot be read or written.
+    pub fn open(&mut self, run: &Path, after_step: Option<u64>) -> Result<()> {
+        Ok(self.sinks.iter_mut().try_for_each(|sink| sink.open(run, after_step))?)
     }
 
     /// Hands a record to every sink.
@@ -54,7 +36,7 @@ impl Sinks {
     /// # Errors
     /// That of the first sink that cannot take it.
     pub fn write(&mut self, record: &Record) -> Result<()> {
-        self.sinks.iter_mut().try_for_each(|sink| sink.write(record))
+        Ok(self.sinks.iter_mut().try_for_each(|sink| sink.write(record))?)
     }
 
     /// Makes everything so far survive a power cut.
@@ -62,15 +44,19 @@ impl Sinks {
     /// # Errors
     /// That of the first sink that fails.
     pub fn sync(&mut self) -> Result<()> {
-        self.sinks.iter_mut().try_for_each(|sink| sink.sync())
+        Ok(self.sinks.iter_mut().try_for_each(|sink| sink.sync())?)
     }
 
-    /// Draws what `metrics.jsonl` in a run folder holds into its `plots/`, and returns the files.
+    /// Draws what `metrics.jsonl` in a run folder holds into its `plots/`, and returns the files: none where a run keeps no such
+    /// file.
     ///
     /// # Errors
     /// When the metrics cannot be read or the plots not be written.
     pub fn plot(run: &Path) -> Result<Vec<PathBuf>> {
-        plots::write(&jsonl::read(&run.join(METRICS))?, &run.join("plots"))
+        match jsonl::read(run)? {
+            Some(records) => plots::write(&records, &run.join("plots")),
+            None => Ok(Vec::new()),
+        }
     }
 }
 
@@ -78,22 +64,42 @@ impl Sinks {
 mod tests {
     use super::*;
 
+    fn sinks(names: &[&str]) -> Sinks {
+        circuitlab_plugins::link();
+        let registry = Registry::linked().expect("no name twice");
+        Sinks::build(&registry, &names.iter().map(|name| Spec::named(*name)).collect::<Vec<_>>()).expect("known")
+    }
+
+    fn opened(names: &[&str], run: &Path, after_step: Option<u64>) -> Sinks {
+        let mut sinks = sinks(names);
+        sinks.open(run, after_step).expect("opens");
+        sinks
+    }
+
     #[test]
     fn a_run_goes_on_where_its_checkpoint_was() {
-        let run = tempfile::tempdir().expect("a folder");
-        let mut sinks = Sinks::create(run.path()).expect("an empty folder");
+        let (run, both) = (tempfile::tempdir().expect("a folder"), ["jsonl", "tensorboard"]);
+        let mut first = opened(&both, run.path(), None);
         for step in 1..=5 {
-            sinks.write(&Record::new(step).with("loss/total", 10.0 / step as f64)).expect("writes");
+            first.write(&Record::new(step).with("loss/total", 10.0 / step as f64)).expect("writes");
         }
-        assert!(Sinks::create(run.path()).is_err(), "a second run must not mix with the first");
-        drop(sinks);
-        let mut sinks = Sinks::resume(run.path(), 3).expect("goes on");
-        sinks.write(&Record::new(4).with("loss/total", 1.5)).expect("writes");
-        sinks.sync().expect("a working disk");
-        let records = jsonl::read(&run.path().join(METRICS)).expect("reads");
+        assert!(sinks(&both).open(run.path(), None).is_err(), "a second run must not mix with the first");
+        drop(first);
+        let mut second = opened(&both, run.path(), Some(3));
+        second.write(&Record::new(4).with("loss/total", 1.5)).expect("writes");
+        second.sync().expect("a working disk");
+        let records = jsonl::read(run.path()).expect("reads").expect("written");
         assert_eq!(records.iter().map(|record| record.step).collect::<Vec<_>>(), [1, 2, 3, 4]);
         let count = std::fs::read_dir(run.path()).expect("the folder").count();
         assert_eq!(count, 3, "metrics.jsonl and two event files");
         assert_eq!(Sinks::plot(run.path()).expect("draws").len(), 1);
+    }
+
+    #[test]
+    fn a_run_without_json_lines_has_no_plots() {
+        let run = tempfile::tempdir().expect("a folder");
+        opened(&["csv"], run.path(), None).write(&Record::new(1).with("loss/total", 1.0)).expect("writes");
+        assert!(Sinks::plot(run.path()).expect("nothing to draw").is_empty());
+        assert!(!run.path().join("plots").exists());
     }
 }

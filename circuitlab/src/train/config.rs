@@ -201,11 +201,13 @@ pub struct MetricsConfig {
     pub every_steps: u64,
     /// A feature that was silent on this many rows in a row is dead. Default 250000.
     pub dead_rows: u64,
+    /// Where the figures go, by name, each once; plots are drawn from what `jsonl` writes. Default `["jsonl", "tensorboard"]`.
+    pub sinks: Vec<Spec>,
 }
 
 impl Default for MetricsConfig {
     fn default() -> Self {
-        Self { every_steps: 10, dead_rows: 250_000 }
+        Self { every_steps: 10, dead_rows: 250_000, sinks: ["jsonl", "tensorboard"].map(Spec::named).into() }
     }
 }
 
@@ -241,7 +243,8 @@ impl TrainConfig {
     /// All plugins that the run names.
     pub(super) fn plugin_names(&self) -> impl Iterator<Item = (Kind, &str)> {
         let specs = [(Kind::Transcoder, &self.transcoder), (Kind::Activation, &self.activation), (Kind::Strategy, &self.strategy)];
-        specs.into_iter().map(|(kind, spec)| (kind, spec.name.as_str()))
+        let sinks = self.metrics.sinks.iter().map(|spec| (Kind::MetricSink, spec));
+        specs.into_iter().chain(sinks).map(|(kind, spec)| (kind, spec.name.as_str()))
     }
 
     /// Checks what no type can.
@@ -272,6 +275,10 @@ impl TrainConfig {
         ] {
             check(value > 0, key, "a whole number above 0", value)?;
         }
+        let sinks = &self.metrics.sinks;
+        if let Some((_, twin)) = (1..).zip(sinks).find(|(next, sink)| sinks[*next..].iter().any(|other| other.name == sink.name)) {
+            return check(false, "metrics.sinks", "each sink once", format!("`{}` twice", twin.name));
+        }
         check(self.init.rows >= 2, "init.rows", "at least 2", self.init.rows)?;
         check(
             matches!(self.compute.dtype, FloatKind::F32 | FloatKind::F64),
@@ -291,7 +298,10 @@ fn check(holds: bool, key: &str, expected: &str, got: impl std::fmt::Display) ->
 
 #[cfg(test)]
 mod tests {
+    use circuitlab_core::files::write_atomic;
+
     use super::*;
+    use crate::config::{resolve, to_toml};
 
     #[test]
     fn defaults_are_in_range_and_mistakes_are_named() {
@@ -301,7 +311,29 @@ mod tests {
         let error = config.check().expect_err("1 never forgets");
         assert_eq!(error.to_string(), "config, key `optimiser.beta2`: expected a number from 0 to below 1, got 1");
         let mut config = TrainConfig::default();
+        config.metrics.sinks = ["csv", "jsonl", "csv"].map(Spec::named).into();
+        let error = config.check().expect_err("two would write one file");
+        assert_eq!(error.to_string(), "config, key `metrics.sinks`: expected each sink once, got `csv` twice");
+        let mut config = TrainConfig::default();
         config.compute.dtype = FloatKind::Bf16;
         assert!(config.check().expect_err("not yet").to_string().contains("expected `f32` or `f64`, got bf16"));
+    }
+
+    #[test]
+    fn sinks_are_written_and_read_back() {
+        let tidy = || Spec::named("tidy").with("prefix", "loss/");
+        for sinks in [vec![], vec![Spec::named("csv")], vec![Spec::named("jsonl"), tidy()], vec![tidy(), Spec::named("csv").with("a", 1)]] {
+            let mut config = TrainConfig::default();
+            config.metrics.sinks = sinks;
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("config.toml");
+            let text = to_toml(&config).expect("plain data");
+            write_atomic(&path, |out| out.write_all(text.as_bytes())).expect("writes");
+            let presets = serde_json::to_value(TrainConfig::default()).expect("plain data");
+            assert_eq!(resolve::<TrainConfig>(Some(&path), &[], presets).expect("its own output"), config, "{text}");
+        }
+        let sets = [r#"metrics.sinks=["jsonl", {type="csv"}]"#.to_owned()];
+        let config: TrainConfig = resolve(None, &sets, serde_json::Value::Null).expect("names and tables");
+        assert_eq!(config.metrics.sinks, ["jsonl", "csv"].map(Spec::named));
     }
 }

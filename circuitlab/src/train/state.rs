@@ -10,6 +10,7 @@ use super::config::{OptimiserConfig, TrainConfig};
 use super::optimiser::Adam;
 use crate::cache::Cache;
 use crate::saved::SavedActivation;
+use crate::sink::Sinks;
 use crate::{Error, Result};
 
 /// The plugins of a run, built.
@@ -18,6 +19,7 @@ pub(super) struct Parts {
     pub(super) transcoder: Box<dyn Transcoder>,
     pub(super) activation: Box<dyn SparsityActivation>,
     pub(super) strategy: Box<dyn ParallelismStrategy>,
+    pub(super) sinks: Sinks,
     pub(super) dims: Dims,
     /// What its saved folders say of the activation.
     pub(super) saved_as: SavedActivation,
@@ -50,6 +52,7 @@ impl Parts {
             saved_as: SavedActivation::of(registry, &config.activation, &*activation)?,
             activation,
             strategy,
+            sinks: Sinks::build(registry, &config.metrics.sinks)?,
             dims,
         })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use circuitlab_core::error::catch_panic;
-use circuitlab_core::{Axis, Batch, Kind, ParallelismStrategy, Registry, SparsityActivation, StepContext, Transcoder, files};
+use circuitlab_core::{Axis, Batch, Kind, MetricSink, ParallelismStrategy, Registry, SparsityActivation, StepContext, Transcoder, files};
 use tch::Tensor;
 
 use super::checkpoint::{self, SavedState};
@@ -83,7 +83,7 @@ pub fn train(request: &TrainRequest<'_>) -> Result<TrainSummary> {
     let mut stepped = continues;
     let outcome = tch::no_grad(|| {
         catch_panic("training", || {
-            let trainer = Trainer::start(request, config, cache, schedule, parts, run)?;
+            let trainer = Trainer::start(request, config, cache, schedule, parts, run, continues)?;
             trainer.run(&mut stepped)
         })
     });
@@ -122,7 +122,7 @@ fn remove_run(path: &Path) -> std::io::Result<()> {
 fn finished(out: &Path) -> Result<TrainSummary> {
     Sinks::plot(out)?;
     let result = out.join("final");
-    let last = jsonl::read(&out.join("metrics.jsonl"))?.pop();
+    let last = jsonl::read(out)?.and_then(|mut records| records.pop());
     let (steps, rows) = saved::read_card(&result)?.circuitlab.map_or((0, 0), |known| (known.steps, known.rows));
     Ok(TrainSummary { result, steps, rows, last, seconds: 0.0, was_finished: true })
 }
@@ -164,6 +164,9 @@ fn complete(mut config: TrainConfig, registry: &Registry) -> Result<TrainConfig>
     config.transcoder = registry.complete::<dyn Transcoder>(&config.transcoder)?;
     config.activation = registry.complete::<dyn SparsityActivation>(&config.activation)?;
     config.strategy = registry.complete::<dyn ParallelismStrategy>(&config.strategy)?;
+    for sink in &mut config.metrics.sinks {
+        *sink = registry.complete::<dyn MetricSink>(sink)?;
+    }
     Ok(config)
 }
 
@@ -177,7 +180,6 @@ struct Trainer<'a> {
     run: RunFolder,
     state: TrainState,
     sampler: SamplerState,
-    sinks: Sinks,
 }
 
 impl<'a> Trainer<'a> {
@@ -186,8 +188,9 @@ impl<'a> Trainer<'a> {
         config: TrainConfig,
         cache: Arc<Cache>,
         schedule: Schedule,
-        parts: Parts,
+        mut parts: Parts,
         mut run: RunFolder,
+        continues: bool,
     ) -> Result<Self> {
         let normalisation = cache.normalisation();
         let fresh = SamplerState { seed: config.seed, drawn_rows: 0 };
@@ -200,8 +203,11 @@ impl<'a> Trainer<'a> {
             let rows = first_rows(&cache, &config, &normalisation)?;
             (TrainState::start(&parts, &config, &rows)?, fresh)
         };
-        let sinks =
-            if run.path().join("metrics.jsonl").exists() { Sinks::resume(run.path(), state.step)? } else { Sinks::create(run.path())? };
+        // A run that was killed before its first checkpoint may have figures too: those of all steps are made again.
+        parts.sinks.open(run.path(), continues.then_some(state.step))?;
+        if !run.path().join(Record::FILE).exists() {
+            tracing::warn!("no plots are drawn: none of the run's sinks writes `{}`, as `jsonl` does", Record::FILE);
+        }
         run.log(&format!(
             "{} steps of {} rows; {} layers of {} features, {} parameters",
             schedule.steps,
@@ -210,7 +216,7 @@ impl<'a> Trainer<'a> {
             parts.dims.d_features,
             state.params.count()
         ))?;
-        Ok(Self { request, config, cache, normalisation, schedule, parts, run, state, sampler, sinks })
+        Ok(Self { request, config, cache, normalisation, schedule, parts, run, state, sampler })
     }
 
     /// Trains to the end; `stepped` is set once there is a step that would be lost with the run folder.
@@ -233,7 +239,7 @@ impl<'a> Trainer<'a> {
                 let rows = (self.state.step - since_record.1) * self.config.data.batch_rows as u64;
                 record.push(names::TOKENS_PER_SECOND, rows as f64 / since_record.0.elapsed().as_secs_f64().max(1e-9));
                 since_record = (Instant::now(), self.state.step);
-                self.sinks.write(&record)?;
+                self.parts.sinks.write(&record)?;
                 self.request.progress.at(self.state.step * self.config.data.batch_rows as u64, &note(&record));
                 last = Some(record);
             }
@@ -279,7 +285,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn checkpoint(&mut self) -> Result<()> {
-        self.sinks.sync()?;
+        self.parts.sinks.sync()?;
         let state = SavedState { format: checkpoint::FORMAT, step: self.state.step, sampler: self.sampler };
         let export = |folder: &Path| self.export(folder);
         checkpoint::write(&self.run.checkpoints(), &state, &self.state.params, self.state.adam.moments(), &self.state.silent_rows, export)?;
@@ -333,7 +339,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn finish(mut self, last: Option<Record>, started: Instant) -> Result<TrainSummary> {
-        self.sinks.sync()?;
+        self.parts.sinks.sync()?;
         let result = self.run.result();
         if !result.exists() {
             files::write_folder(&result, |part| self.export(part))?;

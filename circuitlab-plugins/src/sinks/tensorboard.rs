@@ -1,19 +1,21 @@
-//! TensorBoard event files: `TFRecord` frames that hold `Event` messages of protobuf.
+//! `tensorboard`: TensorBoard event files, that is `TFRecord` frames that hold `Event` messages of protobuf.
 //!
 //! A frame is the length (u64), the length's checksum (u32), the message and the message's checksum (u32), all little
 //! endian; a checksum is a CRC-32C, rotated and shifted. Only the few fields that scalars need are written:
 //! `Event { wall_time = 1, step = 2, file_version = 3, summary = 5, session_log = 7 }`, `Summary { value = 1 }`,
 //! `Value { tag = 1, simple_value = 2 }` and `SessionLog { status = 1 }`.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use circuitlab_core::Error as CoreError;
+use circuitlab_core::{Construct, Error, MetricSink, Record, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::{MetricSink, Record};
-use crate::Result;
+use super::append::{AppendFile, not_open, taken};
+
+register!(metric_sink "tensorboard" => TensorBoardConfig, "TensorBoard event files");
 
 /// Protobuf's wire types.
 const VARINT: u64 = 0;
@@ -24,55 +26,54 @@ const FIXED32: u64 = 5;
 /// `SessionLog.status`: a program (re)starts, and what the files hold of this step and later ones is void.
 const SESSION_START: u64 = 1;
 
-/// Appends to a new event file.
-#[derive(Debug)]
-pub struct TensorBoard {
-    path: PathBuf,
-    file: File,
+/// What the names of all event files begin and end with; between them stand the second and a number.
+const PREFIX: &str = "events.out.tfevents.";
+const SUFFIX: &str = ".circuitlab";
+
+/// Config of the metric sink `tensorboard`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TensorBoardConfig {}
+
+impl Construct for TensorBoardConfig {
+    type Output = TensorBoard;
+
+    fn construct(&self) -> Result<TensorBoard> {
+        Ok(TensorBoard::default())
+    }
 }
 
-impl TensorBoard {
-    /// Opens a new event file in a folder.
-    ///
-    /// # Errors
-    /// When the folder cannot be written.
-    pub fn create(folder: &Path) -> Result<Self> {
-        let (path, file) = new_file(folder)?;
-        let mut sink = Self { path, file };
-        let mut event = event(0);
-        field_bytes(&mut event, 3, b"brain.Event:2");
-        sink.append(&event)?;
-        Ok(sink)
-    }
-
-    /// Opens a new event file beside the old ones, which makes TensorBoard forget figures of steps after `step`.
-    ///
-    /// # Errors
-    /// When the folder cannot be written.
-    pub fn resume(folder: &Path, step: u64) -> Result<Self> {
-        let mut sink = Self::create(folder)?;
-        let mut status = Vec::new();
-        field_varint(&mut status, 1, SESSION_START);
-        let mut event = event(step.saturating_add(1));
-        field_bytes(&mut event, 7, &status);
-        sink.append(&event)?;
-        Ok(sink)
-    }
-
-    /// Writes one framed message with a single call, so that a killed process seldom leaves half of one.
-    fn append(&mut self, message: &[u8]) -> Result<()> {
-        let length = (message.len() as u64).to_le_bytes();
-        let mut frame = Vec::with_capacity(message.len() + 16);
-        frame.extend_from_slice(&length);
-        frame.extend_from_slice(&masked_crc(&length).to_le_bytes());
-        frame.extend_from_slice(message);
-        frame.extend_from_slice(&masked_crc(message).to_le_bytes());
-        Ok(self.file.write_all(&frame).map_err(CoreError::io("write", &self.path))?)
-    }
+/// Appends to a new event file. A run that goes on opens another beside the old ones, whose first event makes TensorBoard forget
+/// the figures of later steps.
+#[derive(Debug, Default)]
+pub struct TensorBoard {
+    file: Option<AppendFile>,
 }
 
 impl MetricSink for TensorBoard {
+    fn open(&mut self, run: &Path, after_step: Option<u64>) -> Result<()> {
+        if after_step.is_none()
+            && let Some(old) = event_file(run)?
+        {
+            return Err(taken(&old));
+        }
+        let mut file = new_file(run)?;
+        let mut version = event(0);
+        field_bytes(&mut version, 3, b"brain.Event:2");
+        file.append(&framed(&version))?;
+        if let Some(step) = after_step {
+            let mut status = Vec::new();
+            field_varint(&mut status, 1, SESSION_START);
+            let mut start = event(step.saturating_add(1));
+            field_bytes(&mut start, 7, &status);
+            file.append(&framed(&start))?;
+        }
+        self.file = Some(file);
+        Ok(())
+    }
+
     fn write(&mut self, record: &Record) -> Result<()> {
+        let file = self.file.as_mut().ok_or_else(|| not_open("tensorboard"))?;
         let mut summary = Vec::new();
         for (name, figure) in record.iter() {
             let mut value = Vec::with_capacity(name.len() + 8);
@@ -83,26 +84,43 @@ impl MetricSink for TensorBoard {
         }
         let mut event = event(record.step);
         field_bytes(&mut event, 5, &summary);
-        self.append(&event)
+        file.append(&framed(&event))
     }
 
     fn sync(&mut self) -> Result<()> {
-        Ok(self.file.sync_data().map_err(CoreError::io("write", &self.path))?)
+        self.file.as_ref().ok_or_else(|| not_open("tensorboard"))?.sync()
     }
 }
 
+/// An event file of ours that is there, if one is.
+fn event_file(run: &Path) -> Result<Option<PathBuf>> {
+    let ours = |path: &PathBuf| {
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX))
+    };
+    let entries = fs::read_dir(run).map_err(Error::io("read", run))?;
+    Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).find(ours))
+}
+
 /// A file whose name no other has and which sorts after the older ones: TensorBoard reads them in that order.
-fn new_file(folder: &Path) -> Result<(PathBuf, File)> {
+fn new_file(run: &Path) -> Result<AppendFile> {
     let second = now().as_secs();
-    for number in 0.. {
-        let path = folder.join(format!("events.out.tfevents.{second:010}.{number:03}.circuitlab"));
-        match OpenOptions::new().append(true).create_new(true).open(&path) {
-            Ok(file) => return Ok((path, file)),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists && number < 999 => {}
-            Err(error) => return Err(CoreError::io("create", &path)(error).into()),
+    for number in 0..1000 {
+        if let Some(file) = AppendFile::try_begin(&run.join(format!("{PREFIX}{second:010}.{number:03}{SUFFIX}")))? {
+            return Ok(file);
         }
     }
-    Err(crate::Error::Invalid(format!("`{}` is full of event files", folder.display())))
+    Err(Error::format(run, "it is full of event files; remove some"))
+}
+
+/// A message with its length and both checksums.
+fn framed(message: &[u8]) -> Vec<u8> {
+    let length = (message.len() as u64).to_le_bytes();
+    let mut frame = Vec::with_capacity(message.len() + 16);
+    frame.extend_from_slice(&length);
+    frame.extend_from_slice(&masked_crc(&length).to_le_bytes());
+    frame.extend_from_slice(message);
+    frame.extend_from_slice(&masked_crc(message).to_le_bytes());
+    frame
 }
 
 /// The time since 1970; a clock before that counts as 1970.
@@ -221,14 +239,24 @@ mod tests {
         assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
     }
 
+    fn opened(run: &Path, after_step: Option<u64>) -> TensorBoard {
+        let mut sink = TensorBoard::default();
+        sink.open(run, after_step).expect("opens");
+        sink
+    }
+
+    fn path(sink: &TensorBoard) -> &Path {
+        sink.file.as_ref().expect("open").path()
+    }
+
     #[test]
     fn an_independent_reader_finds_every_figure() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut sink = TensorBoard::create(folder.path()).expect("a folder");
+        let mut sink = opened(folder.path(), None);
         let record = Record::new(300).with("loss/total", 0.25).with("explained_variance/layer_3", f64::NAN);
         sink.write(&record).expect("writes");
         sink.sync().expect("a working disk");
-        let bytes = std::fs::read(&sink.path).expect("reads");
+        let bytes = fs::read(path(&sink)).expect("reads");
         let frames = frames(&bytes);
         assert_eq!(frames.len(), 2);
         assert_eq!(fields(frames[0]).0[&3], b"brain.Event:2");
@@ -245,10 +273,9 @@ mod tests {
     #[test]
     fn a_resumed_run_opens_a_later_file_that_voids_later_steps() {
         let folder = tempfile::tempdir().expect("a folder");
-        let first = TensorBoard::create(folder.path()).expect("a folder");
-        let second = TensorBoard::resume(folder.path(), 40).expect("a folder");
-        assert!(second.path > first.path, "{second:?} sorts after {first:?}");
-        let bytes = std::fs::read(&second.path).expect("reads");
+        let (first, second) = (opened(folder.path(), None), opened(folder.path(), Some(40)));
+        assert!(path(&second) > path(&first), "{second:?} sorts after {first:?}");
+        let bytes = fs::read(path(&second)).expect("reads");
         let (event, _) = fields(frames(&bytes)[1]);
         assert_eq!(event[&2], 41_u64.to_le_bytes());
         assert_eq!(fields(&event[&7]).0[&1], SESSION_START.to_le_bytes());
