@@ -68,19 +68,20 @@ macro_rules! register {
     };
 }
 
-/// Makes the crate loadable at run time, once in a crate and behind its feature `dynamic`, which must switch this crate's on:
+/// Makes the crate loadable at run time, once in a crate. Without the crate's own feature `dynamic`, which must switch that of this crate
+/// on, it expands to nothing:
 ///
 /// ```toml
 /// [features]
 /// dynamic = ["circuitlab-core/dynamic"]
 /// ```
-/// ```ignore
-/// #[cfg(feature = "dynamic")]
+/// ```
 /// circuitlab_core::export_plugin!();
+/// # fn main() {}
 /// ```
 ///
 /// Built with `cargo rustc --release --lib --crate-type cdylib --features dynamic`, the library exports two symbols: what it was built
-/// with, and a function that hands its registrations over. `export_plugin!(init)` runs `fn init() -> circuitlab_core::Result<()>` first.
+/// with, and a function that hands its registrations over; they are all that the loader looks for. `export_plugin!(init)` runs `fn init() -> circuitlab_core::Result<()>` first.
 #[cfg(feature = "dynamic")]
 #[macro_export]
 macro_rules! export_plugin {
@@ -88,31 +89,32 @@ macro_rules! export_plugin {
         $crate::export_plugin!(|| Ok(()));
     };
     ($init:expr) => {
-        /// What this library was built with.
-        #[unsafe(no_mangle)]
-        pub static CIRCUITLAB_PLUGIN_ABI: $crate::plugin::AbiHeader =
-            $crate::plugin::AbiHeader::current(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+        #[cfg(feature = "dynamic")]
+        const _: () = {
+            #[unsafe(no_mangle)]
+            static CIRCUITLAB_PLUGIN_ABI: $crate::plugin::AbiHeader =
+                $crate::plugin::AbiHeader::current(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
 
-        /// Hands the registrations of this library over.
-        ///
-        /// # Safety
-        /// Called by the loader alone.
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn circuitlab_plugin_entry(
-            services: *const $crate::plugin::HostServices,
-            collector: *mut ::core::ffi::c_void,
-        ) -> i64 {
-            // SAFETY: the loader keeps the contract of `enter`.
-            unsafe { $crate::plugin::private::enter(services, collector, $init) }
-        }
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn circuitlab_plugin_entry(
+                services: *const $crate::plugin::HostServices,
+                collector: *mut ::core::ffi::c_void,
+            ) -> i64 {
+                // SAFETY: the loader, which alone calls this, keeps the contract of `enter`.
+                unsafe { $crate::plugin::private::enter(services, collector, $init) }
+            }
+        };
     };
 }
 
-/// Makes the crate loadable at run time; needs the feature `dynamic` of `circuitlab-core`.
+/// Makes the crate loadable at run time, where its feature `dynamic` switches that of this crate on.
 #[cfg(not(feature = "dynamic"))]
 #[macro_export]
 macro_rules! export_plugin {
     ($($init:expr)?) => {
-        compile_error!("a library that is loaded at run time needs the feature `dynamic` of circuitlab-core: `dynamic = [\"circuitlab-core/dynamic\"]` under [features], and #[cfg(feature = \"dynamic\")] before export_plugin!");
+        #[cfg(feature = "dynamic")]
+        compile_error!(
+            "the feature `dynamic` must switch on that of circuitlab-core: dynamic = [\"circuitlab-core/dynamic\"] under [features]"
+        );
     };
 }

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 register!(activation "gated" => GatedConfig, "a = relu(exp(r) h + c) where h is positive, else 0, with learned r and c");
+circuitlab_core::export_plugin!();
 
 /// Settings of `gated`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

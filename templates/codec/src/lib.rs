@@ -2,6 +2,7 @@
 use circuitlab_core::{ActivationCodec, BlockShape, CodecInput, Construct, Error, Result, register};
 
 register!(codec "bfp8" => Bfp8Config, "block floating point: a shared power of two, a byte a value");
+circuitlab_core::export_plugin!();
 
 /// Settings of `bfp8`.
 #[derive(Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 register!(metric_sink "tidy" => TidyConfig, "metrics-tidy.csv, one figure per line: step, name, value");
+circuitlab_core::export_plugin!();
 
 const HEADER: &str = "step,name,value\n";
 

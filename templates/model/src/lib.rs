@@ -16,6 +16,7 @@ use serde_json::json;
 pub struct Starcoder2Config(pub ModelSource);
 
 register!(model "starcoder2" => Starcoder2Config, "Starcoder2 of any size, up to the length of its attention window");
+circuitlab_core::export_plugin!();
 
 impl Construct for Starcoder2Config {
     type Output = Transformer;

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use link::Link;
 
 register!(strategy "star" => StarConfig, "data parallelism over TCP; rank 0 adds up in rank order, to the same bits on every rank");
+circuitlab_core::export_plugin!();
 
 /// Settings of `star`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -8,6 +8,7 @@ use circuitlab_core::{Construct, Documents, Error, Result, TextSource, register}
 use serde_json::Value;
 
 register!(text_source "json-lines" => JsonLinesConfig, "one JSON object a line (.jsonl), the text in one of its fields");
+circuitlab_core::export_plugin!();
 
 /// A line is held in memory whole, so a file that has no line ends must not be read as one.
 pub const LONGEST_LINE_BYTES: usize = 64 << 20;

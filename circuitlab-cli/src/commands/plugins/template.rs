@@ -24,13 +24,50 @@ macro_rules! template {
     };
 }
 
-pub(super) const TEMPLATES: [Template; 1] = [template!(
-    Codec,
-    "codec",
-    "circuitlab-codec-bf16",
-    "bf16",
-    ["Cargo.toml", "README.md", "build.rs", "src/lib.rs", "tests/conformance.rs"]
-)];
+pub(super) const TEMPLATES: [Template; 6] = [
+    template!(
+        Codec,
+        "codec",
+        "circuitlab-codec-bfp8",
+        "bfp8",
+        ["Cargo.toml", "README.md", "build.rs", "src/lib.rs", "tests/conformance.rs"]
+    ),
+    template!(
+        Activation,
+        "activation",
+        "circuitlab-activation-gated",
+        "gated",
+        ["Cargo.toml", "README.md", "build.rs", "src/lib.rs", "tests/conformance.rs"]
+    ),
+    template!(
+        Model,
+        "model",
+        "circuitlab-model-starcoder2",
+        "starcoder2",
+        ["Cargo.toml", "README.md", "build.rs", "src/lib.rs", "tests/it/folder.rs", "tests/it/main.rs", "tests/it/reference.rs"]
+    ),
+    template!(
+        Strategy,
+        "strategy",
+        "circuitlab-strategy-star",
+        "star",
+        ["Cargo.toml", "README.md", "build.rs", "src/lib.rs", "src/link.rs", "tests/conformance.rs"]
+    ),
+    template!(
+        TextSource,
+        "text-source",
+        "circuitlab-text-source-json-lines",
+        "json-lines",
+        ["Cargo.toml", "README.md", "build.rs", "src/lib.rs", "tests/conformance.rs"]
+    ),
+    template!(
+        MetricSink,
+        "metric-sink",
+        "circuitlab-metric-sink-tidy",
+        "tidy",
+        ["Cargo.toml", "README.md", "build.rs", "src/lib.rs", "tests/conformance.rs"]
+    ),
+];
 
 impl Template {
     /// The files of a crate that is called `name` and depends on the crates of the clone at `source`.
