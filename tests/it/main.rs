@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod export;
+mod hostile;
 mod kill;
 mod model;
 mod pipeline;
+mod plugins;
 mod topk;

@@ -1,5 +1,7 @@
 //! What the end-to-end tests share: where the built program is, and how it is run.
 
+pub mod plugins;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -55,7 +55,7 @@ fn config(args: &CacheWriteArgs) -> anyhow::Result<CacheConfig> {
     }
     let flags = [("context", &context), ("codec", &args.codec), ("range", &args.text.range)];
     let named = flags.into_iter().filter_map(|(key, value)| value.as_ref().map(|value| format!("{key}={value}")));
-    let sets: Vec<String> = args.set.iter().cloned().chain(named).collect();
+    let sets: Vec<String> = named.chain(args.set.iter().cloned()).collect();
     let presets = serde_json::to_value(CacheConfig::default())?;
     Ok(circuitlab::config::resolve(args.config.as_deref(), &sets, presets)?)
 }

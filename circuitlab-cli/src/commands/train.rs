@@ -39,13 +39,14 @@ pub(super) fn plugin_paths(args: &TrainArgs) -> anyhow::Result<(Vec<PathBuf>, bo
     Ok((recorded.plugins.paths, true))
 }
 
-/// The flags that stand for settings, after those given by `--set`.
+/// The flags that stand for settings, then those given by `--set`: they refine what a flag names, as in
+/// `--activation topk --set activation.k=8`.
 fn overrides(args: &TrainArgs) -> Vec<String> {
     let flags = [("transcoder", &args.transcoder), ("activation", &args.activation), ("strategy", &args.strategy)];
     let named = flags.into_iter().filter_map(|(key, name)| name.as_ref().map(|name| format!("{key}={name}")));
     // A list of texts in JSON is one in TOML too.
     let sinks = (!args.sink.is_empty()).then(|| format!("metrics.sinks={}", json!(args.sink)));
-    args.set.iter().cloned().chain(named).chain(sinks).collect()
+    named.chain(sinks).chain(args.set.iter().cloned()).collect()
 }
 
 fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {

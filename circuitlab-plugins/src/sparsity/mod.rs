@@ -2,7 +2,6 @@
 
 mod batchtopk;
 mod jumprelu;
-mod largest;
 mod relu;
 mod threshold;
 mod topk;

@@ -142,3 +142,11 @@ pub(super) fn only<'a>(what: &'static str, params: &'a [Tensor]) -> Result<&'a T
         _ => Err(Error::Invalid(format!("{what} has 1 parameter, {} came", params.len()))),
     }
 }
+
+/// Refuses a `k` of 0. One above the number of features is all of them: a default must do for a small dictionary too.
+pub(super) fn check_k(key: &str, k: usize) -> Result<()> {
+    if k > 0 {
+        return Ok(());
+    }
+    Err(Error::config(key, "expected a whole number above 0, got 0"))
+}

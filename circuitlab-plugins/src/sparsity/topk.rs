@@ -7,9 +7,9 @@ use circuitlab_core::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use super::{largest, threshold};
+use super::threshold;
 
 register!(activation "topk" => TopKConfig, "a = h for the k largest of a row, else 0; no parameters");
 
@@ -39,7 +39,7 @@ impl Construct for TopKConfig {
     type Output = TopK;
 
     fn construct(&self) -> Result<TopK> {
-        largest::check_k("activation `topk`, key `k`", self.k)?;
+        threshold::check_k("activation `topk`, key `k`", self.k)?;
         Ok(TopK { config: self.clone() })
     }
 }
@@ -56,7 +56,15 @@ impl SparsityActivation for TopK {
     /// Exactly `k` features of a row fire, or with `positive` fewer where fewer are positive. Of equal ones any.
     fn activate(&self, pre_acts: &Tensor, _: &[Tensor]) -> Result<Activated> {
         shape::expect("activate", pre_acts, &[("rows", -1), ("d_features", -1)])?;
-        largest::activate(pre_acts, self.config.k, self.config.positive)
+        let k = pre_acts.size()[1].min(i64::try_from(self.config.k).unwrap_or(i64::MAX));
+        // By index and not by comparing with the smallest kept value, which equal ones would join.
+        let (_, places) = pre_acts.detach().f_topk(k, 1, true, false)?;
+        let mut active = Tensor::f_zeros(pre_acts.size(), (Kind::Bool, pre_acts.device()))?;
+        let _ = active.f_scatter_value_(1, &places, 1_i64)?;
+        if self.config.positive {
+            let _ = active.logical_and_(&pre_acts.gt(0.0));
+        }
+        Ok(Activated { acts: pre_acts * &active, active })
     }
 
     /// As for `relu`, with the support in place of the sign: which features are the largest has no gradient.

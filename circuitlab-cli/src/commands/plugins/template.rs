@@ -78,7 +78,8 @@ impl Template {
             let text = text
                 .replace(&format!("\"{}\"", self.name), &format!("\"{name}\""))
                 .replace(&format!("`{}`", self.name), &format!("`{name}`"));
-            text.replace(&camel_case(self.name), &camel_case(name))
+            let text = text.replace(&camel_case(self.name), &camel_case(name));
+            text.split_inclusive('\n').map(|line| self.command(line, name)).collect::<String>()
         };
         let file = |(place, content): &(&'static str, &str)| {
             let content = renamed(content);
@@ -86,6 +87,18 @@ impl Template {
             (*place, whole)
         };
         self.files.iter().map(file).collect()
+    }
+
+    /// A command line of the README, where the name stands without quotes.
+    fn command(&self, line: &str, name: &str) -> String {
+        if !line.starts_with("$ ") {
+            return line.to_owned();
+        }
+        let word = |word: &str| match word.trim_end().strip_prefix(self.name) {
+            Some(rest) if rest.is_empty() || rest.starts_with('+') => word.replacen(self.name, name, 1),
+            _ => word.to_owned(),
+        };
+        line.split(' ').map(word).collect::<Vec<_>>().join(" ")
     }
 }
 
