@@ -33,7 +33,7 @@ pub fn main() -> ExitCode {
     // What panics is caught and told as an error; the default hook would print a second, longer story.
     std::panic::set_hook(Box::new(|panic| tracing::debug!("{panic}")));
     match run(&cli) {
-        Ok(code) => code,
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
             ExitCode::FAILURE
@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+fn run(cli: &Cli) -> anyhow::Result<()> {
     // Before anything asks libtorch about CUDA: it keeps its first answer.
     circuitlab::device::load_cuda();
     circuitlab_plugins::link();
@@ -55,5 +55,5 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         outcome = Some(commands::run(&cli.command, &context));
         Ok::<(), circuitlab_core::Error>(())
     })?;
-    outcome.unwrap_or(Ok(ExitCode::SUCCESS))
+    outcome.unwrap_or(Ok(()))
 }

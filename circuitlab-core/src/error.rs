@@ -127,6 +127,21 @@ impl Error {
         Self::Plugin { path: path.into(), message: message.into() }
     }
 
+    /// The same in types of std alone.
+    fn plain(self) -> Self {
+        match self {
+            Self::Io { action, path, source } if source.get_ref().is_some() => {
+                let shown = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| first_line(&source.to_string()).to_owned()));
+                let kind = source.kind();
+                // Leaked, since its drop could panic: there may be a second panic under way by then, which ends the process.
+                std::mem::forget(source);
+                let text = shown.unwrap_or_else(|payload| format!("an error that panics when it is shown: {}", swallow(payload)));
+                Self::Io { action, path, source: io::Error::new(kind, text) }
+            }
+            other => other,
+        }
+    }
+
     /// For `map_err` on a file operation: `fs::read(path).map_err(Error::io("read", path))`.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
@@ -145,6 +160,12 @@ impl From<tch::TchError> for Error {
     fn from(error: tch::TchError) -> Self {
         Self::Tensor(first_line(&error.to_string()).to_owned())
     }
+}
+
+/// As [`catch_panic`], for code of a plugin: what it returns as an error holds nothing of its own library's any more. An
+/// [`io::Error`] may carry a type that panics when it is shown or dropped, and such a panic must not cross either.
+pub(crate) fn catch_plugin<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_panic(what, || body().map_err(Error::plain))
 }
 
 /// Runs `body` and turns a panic in it, be it ours or libtorch's, into an error that names `what`.
@@ -205,6 +226,23 @@ mod tests {
     fn a_panic_becomes_an_error_that_names_its_place() {
         let got: Result<()> = catch_panic("codec `x`", || panic!("boom"));
         assert_eq!(got.expect_err("panicked").to_string(), "codec `x` panicked: boom");
+    }
+
+    #[test]
+    fn an_error_of_a_plugin_holds_nothing_of_its_own() {
+        #[derive(Debug)]
+        struct Bomb;
+        impl std::fmt::Display for Bomb {
+            fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                panic!("shown")
+            }
+        }
+        impl std::error::Error for Bomb {}
+        let got: Result<()> = catch_plugin("codec `x`", || Err(Error::io("read", "a")(io::Error::other(Bomb))));
+        let Err(Error::Io { source, .. }) = got else { panic!("another error") };
+        assert_eq!(source.to_string(), "an error that panics when it is shown: shown");
+        let got: Result<()> = catch_plugin("codec `x`", || Err(Error::io("read", "a")(io::Error::other("gone"))));
+        assert!(matches!(got, Err(Error::Io { source, .. }) if source.to_string() == "gone"));
     }
 
     #[test]

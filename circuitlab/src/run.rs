@@ -13,6 +13,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use circuitlab_core::plugin::Provider;
 use circuitlab_core::{Error as CoreError, files};
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,21 @@ pub struct Origin {
     pub cache: String,
     /// Version of this crate.
     pub version: String,
+    /// Who provided the plugins that the run names.
+    #[serde(default)]
+    pub providers: Vec<Provider>,
+}
+
+impl Origin {
+    /// Reads it from a run folder.
+    ///
+    /// # Errors
+    /// A file that is missing or damaged.
+    pub fn read(run: &Path) -> Result<Self> {
+        let path = run.join("origin.json");
+        let text = fs::read_to_string(&path).map_err(CoreError::io("read", &path))?;
+        serde_json::from_str(&text).map_err(|error| CoreError::format(&path, error.to_string()).into())
+    }
 }
 
 impl RunFolder {
@@ -106,9 +122,7 @@ impl RunFolder {
     /// # Errors
     /// A file that is missing or damaged.
     pub fn origin(&self) -> Result<Origin> {
-        let path = self.path.join("origin.json");
-        let text = fs::read_to_string(&path).map_err(CoreError::io("read", &path))?;
-        serde_json::from_str(&text).map_err(|error| CoreError::format(&path, error.to_string()).into())
+        Origin::read(&self.path)
     }
 
     /// Where checkpoints lie.

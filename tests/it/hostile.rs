@@ -102,6 +102,7 @@ fn entry_points_that_lie_fail_or_end_the_process() {
         ("init-fails", "it failed while it was loaded: it has no licence"),
         ("init-panics", "it failed while it was loaded: its entry point panicked: it panicked at once"),
         ("ends-the-process", "it ends the process that loads it (signal: 6"),
+        ("exits-with-zero", "it ends the process that loads it (exit status: 0)"),
         ("clash", "codec `int8` is registered twice: by circuitlab-plugins 0.1.0 and by hostile 0.1.0 (`"),
     ] {
         refused_with(&library(&hostile, feature, folder.path()), &[words]);
@@ -130,6 +131,7 @@ fn what_panics_or_fails_in_a_library_is_an_error_that_names_it() {
         ("method-fails", "it failed at work"),
         ("method-panics", "codec `moody` panicked: it panicked at work"),
         ("panics-with-a-bomb", "codec `moody` panicked: no message"),
+        ("returns-a-bomb", "cannot read `x`"),
     ] {
         let codec = format!("codec={{ type = \"moody\", mood = \"{mood}\" }}");
         let args = ["cache", "--model", arg(&model), "--text", arg(&text), "--range", "0.99..1", "--out", arg(&out), "--set", &codec];

@@ -71,6 +71,12 @@ fn a_cache_is_written_and_trained_on_with_a_loaded_codec_and_misses_it_by_name()
     fs::remove_dir_all(run.join("final")).expect("was written");
     succeed(&["train", "--cache", arg(&cache), "--out", arg(&run), "--resume"]);
     assert!(run.join("final/config.yaml").is_file());
+    // Nor does a library that moved since stand in the way of a copy that is named.
+    fs::remove_dir_all(run.join("final")).expect("was written");
+    let moved = plugin.with_file_name("moved.so");
+    fs::rename(&plugin, &moved).expect("moves");
+    succeed(&["train", "--cache", arg(&cache), "--out", arg(&run), "--resume", "--plugin", arg(&moved)]);
+    assert!(run.join("final/config.yaml").is_file());
 }
 
 #[test]

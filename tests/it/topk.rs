@@ -38,7 +38,7 @@ fn at_most_k_features_of_a_row_fire() {
 fn batchtopk_is_saved_as_the_jumprelu_that_it_became() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = pipeline::cache(folder.path(), "0..0.03", &["--codec", "none"]);
-    let settings = ["--activation", "batchtopk", "--set", "activation.k=8", "--set", "activation.decay=0.8"];
+    let settings = ["--activation", "batchtopk", "--set", "activation.k=8", "--set", "activation.decay=0.8", "--set", "sparsity.lambda=0"];
     let run = pipeline::train(folder.path(), &cache, &settings);
     let lines = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
     let last: Value = lines.lines().last().and_then(|line| serde_json::from_str(line).ok()).expect("a record");

@@ -8,8 +8,6 @@ mod model;
 pub(crate) mod plugins;
 mod train;
 
-use std::process::ExitCode;
-
 use circuitlab_core::Registry;
 use serde::Serialize;
 
@@ -32,15 +30,14 @@ impl Context {
 }
 
 /// Runs a command.
-pub(crate) fn run(command: &Command, context: &Context) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(command: &Command, context: &Context) -> anyhow::Result<()> {
     match command {
         Command::Demo(args) => demo::run(args, context),
         Command::Cache(args) => cache::run(args, context),
         Command::Train(args) => train::run(args, context),
         Command::Eval(args) => eval::run(args, context),
         Command::Model(command) => model::run(command, context),
+        Command::Plugins(command) => plugins::run(command, context),
         Command::Bench(command) => bench::run(command, context),
-        Command::Plugins(command) => return plugins::run(command, context),
-    }?;
-    Ok(ExitCode::SUCCESS)
+    }
 }

@@ -29,14 +29,14 @@ pub(super) fn run(args: &TrainArgs, context: &Context) -> anyhow::Result<()> {
     print(&summary, context)
 }
 
-/// The plugin libraries that the settings name, and whether they are only a run's own record.
-pub(super) fn plugin_paths(args: &TrainArgs) -> anyhow::Result<(Vec<PathBuf>, bool)> {
+/// The plugin libraries that the settings name, and those that a run to go on with was made with.
+pub(super) fn plugin_paths(args: &TrainArgs) -> anyhow::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let own = args.out.join("config.toml");
     if !(args.resume && own.is_file()) {
-        return Ok((config(args)?.plugins.paths, false));
+        return Ok((config(args)?.plugins.paths, Vec::new()));
     }
     let recorded: TrainConfig = circuitlab::config::resolve(Some(&own), &[], serde_json::Value::Null)?;
-    Ok((recorded.plugins.paths, true))
+    Ok((Vec::new(), recorded.plugins.paths))
 }
 
 /// The flags that stand for settings, then those given by `--set`: they refine what a flag names, as in

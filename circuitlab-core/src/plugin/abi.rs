@@ -72,7 +72,10 @@ impl AbiHeader {
     /// Its keys and values, in order; none where it was damaged.
     fn lines(&self) -> Option<Vec<(&str, &str)>> {
         let text = std::str::from_utf8(self.text.get(..usize::try_from(self.len).ok()?)?).ok()?;
-        text.lines().map(|line| line.split_once('=')).collect()
+        let lines: Vec<(&str, &str)> = text.split_terminator('\n').map(|line| line.split_once('=')).collect::<Option<_>>()?;
+        let twice = lines.iter().enumerate().any(|(at, (key, _))| lines[..at].iter().any(|(earlier, _)| earlier == key));
+        // What is printed to a terminal must not command it.
+        (!twice && !text.contains(|letter: char| letter.is_control() && letter != '\n')).then_some(lines)
     }
 
     /// The keys that must agree and their values.

@@ -13,7 +13,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use super::registration::Registration;
 use super::services::HostServices;
 use crate::Result;
-use crate::error::catch_panic;
+use crate::error::catch_plugin;
 
 /// The host's services, once they are adopted.
 static SERVICES: AtomicPtr<HostServices> = AtomicPtr::new(ptr::null_mut());
@@ -36,7 +36,7 @@ pub unsafe fn enter(services: *const HostServices, collector: *mut c_void, init:
     SERVICES.store(services.cast_mut(), Ordering::Release);
     // SAFETY: valid by this function's own contract.
     let Some(services) = (unsafe { services.as_ref() }) else { return -1 };
-    let handed_over: Result<i64> = catch_panic("its entry point", || {
+    let handed_over: Result<i64> = catch_plugin("its entry point", || {
         // A panic becomes an error that the host tells; the default hook would print a second, longer story.
         std::panic::set_hook(Box::new(|panic| tracing::debug!("{panic}")));
         // Fails where it is set already: when the library is entered for a second registry.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::error::catch_panic;
+use crate::error::catch_plugin;
 use crate::{
     ActivationCodec, Error, LanguageModel, MetricSink, ParallelismStrategy, Result, SparsityActivation, TextSource, Transcoder, config,
 };
@@ -215,6 +215,9 @@ impl Registration {
 }
 
 /// What the macro submits to inventory.
+///
+/// # Panics
+/// While it is compiled, on a name or a summary that is none.
 pub const fn submit(
     name: &'static str,
     summary: &'static str,
@@ -224,7 +227,34 @@ pub const fn submit(
     schema: fn() -> Result<String>,
     factory: Factory,
 ) -> Registration {
+    assert!(is_kebab_case(name), "a plugin's name is in kebab case, such as `my-codec`");
+    assert!(is_one_line(summary), "a plugin's summary is one line of plain text");
     Registration { name, summary, package, version, normalise, schema, factory }
+}
+
+/// Names stand in chains (`a+b`), in paths (`codec/a`) and in files.
+const fn is_kebab_case(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        if !(bytes[at].is_ascii_lowercase() || bytes[at].is_ascii_digit() || matches!(bytes[at], b'-' | b'_')) {
+            return false;
+        }
+        at += 1;
+    }
+    !bytes.is_empty()
+}
+
+const fn is_one_line(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        if bytes[at].is_ascii_control() {
+            return false;
+        }
+        at += 1;
+    }
+    true
 }
 
 fn parse<C: DeserializeOwned>(what: &str, json: &str) -> Result<C> {
@@ -237,7 +267,7 @@ fn parse<C: DeserializeOwned>(what: &str, json: &str) -> Result<C> {
 /// # Errors
 /// Settings that the struct refuses.
 pub fn normaliser<C: DeserializeOwned + Serialize>(what: &str, json: &str) -> Result<String> {
-    catch_panic(what, || {
+    catch_plugin(what, || {
         let config: C = parse(what, json)?;
         serde_json::to_string(&config).map_err(|error| Error::config(what, error.to_string()))
     })
@@ -248,7 +278,7 @@ pub fn normaliser<C: DeserializeOwned + Serialize>(what: &str, json: &str) -> Re
 /// # Errors
 /// A type whose schema cannot be made.
 pub fn schema<C: JsonSchema>(what: &str) -> Result<String> {
-    catch_panic(what, || Ok(schemars::schema_for!(C).as_value().to_string()))
+    catch_plugin(what, || Ok(schemars::schema_for!(C).as_value().to_string()))
 }
 
 /// Reads a config and constructs from it; a panic in the constructor is an error that names the plugin.
@@ -256,5 +286,5 @@ pub fn schema<C: JsonSchema>(what: &str) -> Result<String> {
 /// # Errors
 /// Settings that the struct refuses, and what its constructor returns.
 pub fn constructor<C: DeserializeOwned + Construct>(what: &str, json: &str) -> Result<C::Output> {
-    catch_panic(what, || parse::<C>(what, json)?.construct())
+    catch_plugin(what, || parse::<C>(what, json)?.construct())
 }

@@ -22,6 +22,8 @@ pub fn merge(base: &mut Value, over: Value) {
             }
             _ => *base = Value::Object(over),
         },
+        // The name of what is there already changes nothing.
+        Value::String(name) if base.get(TYPE).is_some_and(|named| *named == name) => {}
         over => *base = over,
     }
 }

@@ -103,6 +103,8 @@ mod tests {
         let text = "[activation]\ntype = \"jumprelu\"\nthreshold = 0.1\n";
         assert_eq!(in_file(text, &[]).expect("valid").activation, Spec::named("jumprelu").with("threshold", 0.1));
         assert_eq!(in_file(text, &["activation=relu"]).expect("valid").activation, Spec::named("relu"));
+        let same = Spec::named("jumprelu").with("threshold", 0.1);
+        assert_eq!(in_file(text, &["activation=jumprelu"]).expect("valid").activation, same);
         assert_eq!(in_file(text, &["activation.type=relu"]).expect("valid").activation, Spec::named("relu"));
         let both = in_file(text, &["activation.eps=2"]).expect("valid").activation;
         assert_eq!(both, Spec::named("jumprelu").with("threshold", 0.1).with("eps", 2));

@@ -78,7 +78,8 @@ pub fn train(request: &TrainRequest<'_>) -> Result<TrainSummary> {
     }
     let schedule = Schedule::new(&config, cache.rows())?;
     let parts = Parts::build(request.registry, &config, &cache)?;
-    let origin = Origin { cache: cache.digest(), version: env!("CARGO_PKG_VERSION").to_owned() };
+    let providers = request.registry.providers(config.plugin_names())?;
+    let origin = Origin { cache: cache.digest(), version: env!("CARGO_PKG_VERSION").to_owned(), providers };
     let run = if continues { go_on(request, &origin)? } else { RunFolder::create(request.out, &config::to_toml(&config)?, &origin)? };
     let mut stepped = continues;
     let outcome = tch::no_grad(|| {
@@ -141,6 +142,7 @@ pub(super) fn resolve(request: &TrainRequest<'_>) -> Result<TrainConfig> {
     if !path.is_file() {
         return Err(circuitlab_core::Error::format(request.out, "no run folder: it holds no `config.toml`").into());
     }
+    request.registry.require(&format!("run `{}`", request.out.display()), &Origin::read(request.out)?.providers)?;
     let own: TrainConfig = config::resolve(Some(&path), &[], serde_json::Value::Null)?;
     own.check()?;
     let own = complete(own, request.registry)?;

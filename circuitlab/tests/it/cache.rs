@@ -293,6 +293,6 @@ fn settings_that_do_not_fit_the_model_are_refused() {
     assert_eq!(refused(&|config| config.min_tokens = 9), "`min_tokens` is 9; with a context of 9 expected 1 to 8");
     assert!(refused(&|config| config.batch_contexts = 0).contains("key `batch_contexts`: expected at least 1, got 0"));
     assert!(refused(&|config| config.input_hook = BlockHook::Ln2Scale).contains("have no `blocks.0.ln2.hook_scale`"));
-    assert!(refused(&|config| config.codec = ChainSpec::parse("int9")).contains("did you mean `int8`?"));
+    assert!(refused(&|config| config.codec = ChainSpec::parse("int88")).contains("did you mean `int8`?"));
     assert!(!world.path("cache").exists(), "a refused job leaves nothing");
 }

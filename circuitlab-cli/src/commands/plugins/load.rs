@@ -1,15 +1,17 @@
 //! Plugin libraries that a command line, the environment or a config names.
 
+use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::{env, fs};
 
 use circuitlab::plugins::{SEARCH_PATH, libraries_in, search};
-use circuitlab_core::Registry;
-use circuitlab_core::plugin::loader::{Loader, Probe};
+use circuitlab_core::plugin::loader::{Loader, PASSED, Probe, REFUSED};
+use circuitlab_core::{Error as CoreError, Registry};
 
 use crate::args::{Cli, Command, PluginsCommand};
 use crate::commands::{cache, train};
+use crate::output::report::chain;
+use crate::output::stdout;
 
 /// Loads every library that this run names into the registry.
 pub(crate) fn load(cli: &Cli, registry: &mut Registry) -> anyhow::Result<()> {
@@ -17,8 +19,13 @@ pub(crate) fn load(cli: &Cli, registry: &mut Registry) -> anyhow::Result<()> {
         // They must work where a library does not.
         return Ok(());
     }
+    let (configured, recorded) = match &cli.command {
+        Command::Cache(args) => (cache::plugin_paths(args)?, Vec::new()),
+        Command::Train(args) => train::plugin_paths(args)?,
+        _ => (Vec::new(), Vec::new()),
+    };
     let mut files = Vec::new();
-    for path in cli.plugin.iter().chain(&configured(&cli.command)?) {
+    for path in cli.plugin.iter().chain(&configured) {
         files.extend(libraries_in(path)?);
     }
     files.extend(search(&env::var_os(SEARCH_PATH).unwrap_or_default())?);
@@ -26,12 +33,23 @@ pub(crate) fn load(cli: &Cli, registry: &mut Registry) -> anyhow::Result<()> {
     for file in files {
         load_one(&loader, &file, registry)?;
     }
+    // A run's own record may be older than its libraries: what is missing after all is told where it is needed.
+    for file in recorded {
+        match load_one(&loader, &file, registry) {
+            Err(error) if matches!(error.downcast_ref(), Some(CoreError::Duplicate { .. })) => {}
+            Err(error) => tracing::warn!("the run was made with a plugin library that cannot be loaded any more: {}", chain(&error)),
+            Ok(()) => {}
+        }
+    }
     Ok(())
 }
 
-/// Loads a library into a registry of its own, without a trial, and forgets it.
-pub(super) fn load_here(file: &Path) -> anyhow::Result<()> {
-    load_one(&Loader::default(), file, &mut Registry::default())
+/// Loads a library into a registry of its own, without a trial, and says how that went in the words that a trial listens for.
+pub(super) fn try_here(file: &Path) -> anyhow::Result<()> {
+    match load_one(&Loader::default(), file, &mut Registry::default()) {
+        Ok(()) => stdout::print(PASSED),
+        Err(error) => stdout::print(&format!("{REFUSED}{}", chain(&error))),
+    }
 }
 
 /// Loads one library.
@@ -54,23 +72,4 @@ fn passed_folder() -> Option<PathBuf> {
     let home = || env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
     let cache = env::var_os("CIRCUITLAB_CACHE").map(PathBuf::from).or_else(|| Some(home()?.join("circuitlab")))?;
     cache.is_absolute().then(|| cache.join("plugins-that-load"))
-}
-
-/// The libraries that a command's config names.
-fn configured(command: &Command) -> anyhow::Result<Vec<PathBuf>> {
-    let (paths, recorded) = match command {
-        Command::Cache(args) => (cache::plugin_paths(args)?, false),
-        Command::Train(args) => train::plugin_paths(args)?,
-        _ => return Ok(Vec::new()),
-    };
-    // A run's own record may be older than the library's place; if the plugin is not found elsewhere, its absence is told then.
-    Ok(paths.into_iter().filter(|path| !recorded || there(path)).collect())
-}
-
-fn there(path: &Path) -> bool {
-    let found = fs::metadata(path).is_ok();
-    if !found {
-        tracing::warn!("the run was made with the plugin `{}`, which is not there any more", path.display());
-    }
-    found
 }

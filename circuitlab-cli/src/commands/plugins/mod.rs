@@ -7,25 +7,17 @@ mod new;
 mod show;
 mod template;
 
-use std::process::ExitCode;
-
-use circuitlab_core::plugin::loader::PASSED;
-
 use super::Context;
 use crate::args::PluginsCommand;
 
 pub(crate) use load::load;
 
-pub(super) fn run(command: &PluginsCommand, context: &Context) -> anyhow::Result<ExitCode> {
+pub(super) fn run(command: &PluginsCommand, context: &Context) -> anyhow::Result<()> {
     match command {
         PluginsCommand::List => list::run(context),
         PluginsCommand::Show(args) => show::run(args, context),
         PluginsCommand::Check(args) => check::run(args, context),
         PluginsCommand::New(args) => new::run(args, context),
-        PluginsCommand::Probe(args) => {
-            load::load_here(&args.file)?;
-            return Ok(ExitCode::from(PASSED));
-        }
-    }?;
-    Ok(ExitCode::SUCCESS)
+        PluginsCommand::Probe(args) => load::try_here(&args.file),
+    }
 }

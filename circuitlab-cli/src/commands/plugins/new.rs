@@ -40,6 +40,13 @@ pub(super) fn run(args: &PluginsNewArgs, context: &Context) -> anyhow::Result<()
     let template = template(&args.kind)?;
     check_name(&args.name)?;
     ensure!(!context.registry.knows(template.kind, &args.name), "{} `{}` is there already; choose another name", template.kind, args.name);
+    if let Some(taken) = template.clash(&args.name) {
+        bail!(
+            "the name `{}` would make a type `{taken}`, which is another's in that crate; expected one such as `my-{}`",
+            args.name,
+            args.name
+        );
+    }
     let source = source(args)?;
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(&args.name));
     if out.symlink_metadata().is_ok() {

@@ -69,7 +69,22 @@ pub(super) const TEMPLATES: [Template; 6] = [
     ),
 ];
 
+/// Names that every file has from the standard library.
+const PRELUDE: [&str; 24] = [
+    "Ok", "Err", "Some", "None", "Option", "Result", "Vec", "Box", "String", "Default", "Drop", "Fn", "Iterator", "Send", "Sync", "Sized",
+    "Copy", "Clone", "From", "Into", "Eq", "Ord", "Debug", "Self",
+];
+
 impl Template {
+    /// The type that a crate of this name would define though it is there already, if one is.
+    pub(super) fn clash(&self, name: &str) -> Option<String> {
+        let named =
+            |text: &str, wanted: &str| text.split(|letter: char| !letter.is_alphanumeric() && letter != '_').any(|word| word == wanted);
+        let types = [camel_case(name), format!("{}Config", camel_case(name))];
+        let taken = |wanted: &String| PRELUDE.contains(&wanted.as_str()) || self.files.iter().any(|(_, text)| named(text, wanted));
+        types.into_iter().find(taken)
+    }
+
     /// The files of a crate that is called `name` and depends on the crates of the clone at `source`.
     pub(super) fn instantiate(&self, name: &str, source: &str) -> Vec<(&'static str, String)> {
         let renamed = |text: &str| {
@@ -146,6 +161,16 @@ mod tests {
             let mut there = BTreeSet::new();
             files(&folder(template), "", &mut there);
             assert_eq!(template.files.iter().map(|(place, _)| (*place).to_owned()).collect::<BTreeSet<_>>(), there);
+        }
+    }
+
+    #[test]
+    fn names_that_would_clash_are_known() {
+        for template in &TEMPLATES {
+            for name in ["error", "ok", "result", "construct"] {
+                assert!(template.clash(name).is_some(), "{name}");
+            }
+            assert_eq!(template.clash("my-thing"), None);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::error::{catch_panic, swallow};
+use crate::error::{catch_plugin, swallow};
 use crate::{Documents, Result};
 
 /// After a panic, which is the last item, there are no more documents.
@@ -20,8 +20,8 @@ impl Iterator for Guarded {
 
     fn next(&mut self) -> Option<Self::Item> {
         let documents = self.documents.as_mut()?;
-        match catch_panic(self.what, || Ok(documents.next())) {
-            Ok(next) => next,
+        match catch_plugin(self.what, || documents.next().transpose()) {
+            Ok(next) => next.map(Ok),
             Err(panicked) => {
                 self.close();
                 Some(Err(panicked))

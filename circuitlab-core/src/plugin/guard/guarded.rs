@@ -3,7 +3,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::error::{catch_panic, swallow};
+use crate::error::{catch_plugin, swallow};
 use crate::{Error, Result};
 
 /// A component and what is known of it.
@@ -33,13 +33,13 @@ impl<T, F> Guarded<T, F> {
 
     pub(super) fn call<R>(&self, body: impl FnOnce(&T) -> Result<R>) -> Result<R> {
         let inner = self.inner.as_ref().ok_or_else(|| gone(self.what))?;
-        catch_panic(self.what, || body(inner))
+        catch_plugin(self.what, || body(inner))
     }
 
     pub(super) fn call_mut<R>(&mut self, body: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
         let what = self.what;
         let inner = self.inner.as_mut().ok_or_else(|| gone(what))?;
-        catch_panic(what, || body(inner))
+        catch_plugin(what, || body(inner))
     }
 }
 

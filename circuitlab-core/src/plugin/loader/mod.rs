@@ -12,7 +12,7 @@ mod probe;
 use std::path::Path;
 
 pub use inspect::{PluginFile, inspect};
-pub use probe::{PASSED, Probe};
+pub use probe::{PASSED, Probe, REFUSED};
 
 use super::{Origin, Registry};
 use crate::{Error, Result};

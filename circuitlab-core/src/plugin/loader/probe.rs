@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
@@ -13,13 +14,17 @@ use crate::{Error, Result, files};
 /// A library that takes longer to load will not load at all.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// The exit code of a child that loaded the library. Not 0, with which a library may end its process too.
-pub const PASSED: u8 = 86;
+/// What a child prints last when it has loaded the library. An exit code alone would not tell: a library may end its process with
+/// any, and before it is loaded.
+pub const PASSED: &str = "the library was loaded";
+
+/// What a child prints last, before the reason, when the library cannot be loaded.
+pub const REFUSED: &str = "the library was refused: ";
 
 /// How a library is tried.
 #[derive(Debug, Clone)]
 pub struct Probe {
-    /// The program, this one as a rule, which loads the library without a probe and exits with [`PASSED`], or with 1 on an error.
+    /// The program, this one as a rule, which loads the library without a probe and then prints [`PASSED`], or [`REFUSED`] and the error in one line.
     pub program: PathBuf,
     /// Its arguments; the library's path is added as the last one.
     pub args: Vec<OsString>,
@@ -40,15 +45,21 @@ impl Probe {
             return Ok(());
         }
         let mut command = Command::new(&self.program);
-        command.args(&self.args).arg(file.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().map_err(|error| Error::plugin(file.path(), format!("it cannot be tried: {error}")))?;
-        let status = wait(child, file)?;
-        let passed = status.code() == Some(i32::from(PASSED));
-        // What a child can say, an error, this process will find again by itself.
-        if !passed && status.code() != Some(1) {
-            return Err(Error::plugin(file.path(), format!("it ends the process that loads it ({status})")));
+        command.args(&self.args).arg(file.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(|error| cannot_try(file, &error))?;
+        let status = wait(&mut child, file)?;
+        let mut said = String::new();
+        if let Some(mut out) = child.stdout.take() {
+            out.read_to_string(&mut said).map_err(|error| cannot_try(file, &error))?;
         }
-        if let Some(mark) = mark.filter(|_| passed) {
+        match said.lines().last().unwrap_or_default() {
+            PASSED => {}
+            last => {
+                let ended = || Error::plugin(file.path(), format!("it ends the process that loads it ({status})"));
+                return Err(last.strip_prefix(REFUSED).map_or_else(ended, |reason| Error::Invalid(reason.to_owned())));
+            }
+        }
+        if let Some(mark) = mark {
             // Only time is lost where it cannot be remembered.
             let _ = mark.parent().map(fs::create_dir_all);
             let _ = files::write_atomic(&mark, |_| Ok(()));
@@ -57,7 +68,11 @@ impl Probe {
     }
 }
 
-fn wait(mut child: Child, file: &PluginFile) -> Result<ExitStatus> {
+fn cannot_try(file: &PluginFile, error: &io::Error) -> Error {
+    Error::plugin(file.path(), format!("it cannot be tried: {error}"))
+}
+
+fn wait(child: &mut Child, file: &PluginFile) -> Result<ExitStatus> {
     let begun = Instant::now();
     loop {
         match child.try_wait() {
@@ -68,7 +83,7 @@ fn wait(mut child: Child, file: &PluginFile) -> Result<ExitStatus> {
                 let _ = child.wait();
                 return Err(Error::plugin(file.path(), format!("it is not loaded after {} s", LIMIT.as_secs())));
             }
-            Err(error) => return Err(Error::plugin(file.path(), format!("it cannot be tried: {error}"))),
+            Err(error) => return Err(cannot_try(file, &error)),
         }
     }
 }
