@@ -78,8 +78,7 @@ impl SparsityActivation for BatchTopK {
     fn activate(&self, pre_acts: &Tensor, _: &[Tensor]) -> Result<Activated> {
         shape::expect("activate", pre_acts, &[("rows", -1), ("d_features", -1)])?;
         let most = i64::try_from(self.config.k).unwrap_or(i64::MAX).saturating_mul(pre_acts.size()[0]);
-        // Among the positive entries alone: over all of [1024, 8192] it took 270 ms, as long as the encoder's product, over the
-        // sixth of them that was positive a third of that.
+        // Among the positive entries alone: over all of [1024, 8192] it took 124 ms, over the sixth of them that was positive 40.
         let flat = pre_acts.detach().reshape([-1]);
         let mut places = flat.gt(0.0).nonzero().reshape([-1]);
         if places.numel() as i64 > most {
