@@ -24,10 +24,10 @@ pub trait Integers: Debug + Copy + Send + Sync + 'static {
     /// The bytes that this many integers take.
     fn bytes(values: usize) -> usize;
 
-    /// Writes `round(value / scale)` of each value, by [`nearest`].
+    /// Writes `round(value / scale)` of each value, by `nearest`.
     fn write(values: &[f32], scale: f32, bytes: &mut [u8]);
 
-    /// Gives each integer times the scale, by [`restored`].
+    /// Gives each integer times the scale, by `restored`.
     fn read(bytes: &[u8], scale: f32, values: &mut [f32]);
 }
 
