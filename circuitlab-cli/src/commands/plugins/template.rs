@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn names_that_would_clash_are_known() {
         for template in &TEMPLATES {
-            for name in ["error", "ok", "result", "construct"] {
+            for name in ["ok", "result", "construct"] {
                 assert!(template.clash(name).is_some(), "{name}");
             }
             assert_eq!(template.clash("my-thing"), None);
