@@ -38,6 +38,14 @@ pub enum Error {
         /// The library's own words.
         message: String,
     },
+    /// A repository of the Hugging Face hub that cannot be had.
+    #[error("hub repository {repository}: {message}")]
+    Hub {
+        /// Which, and at which revision.
+        repository: String,
+        /// Which file where it is one, why, and what would help.
+        message: String,
+    },
     /// Anything else that the user can put right.
     #[error("{0}")]
     Invalid(String),
