@@ -23,6 +23,21 @@ pub struct ModelSource {
     /// The type that the model computes in. Default: `f32`.
     #[serde(default)]
     pub dtype: FloatKind,
+    /// What the model is called. Default: the folder's name.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+impl ModelSource {
+    /// The model's name for people: the one that was given, or the folder's own.
+    pub fn display_name(&self) -> String {
+        let folder = || {
+            // A path such as `.` has no name of its own.
+            let whole = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+            whole.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+        };
+        self.name.clone().unwrap_or_else(folder)
+    }
 }
 
 /// What is known of a loaded model.
@@ -30,7 +45,7 @@ pub struct ModelSource {
 pub struct ModelInfo {
     /// The family's registered name, such as `llama`.
     pub family: String,
-    /// A short name for people: the folder's name.
+    /// A short name for people, [`ModelSource::display_name`]: the folder's name, or that of the repository it came from.
     pub name: String,
     /// Tells one set of weights from another; see the crate that makes it.
     pub fingerprint: String,

@@ -11,16 +11,18 @@ use circuitlab_core::{Action, BlockHook, HookPoint, HookVisitor, LanguageModel, 
 use serde_json::Value;
 use tch::{Device, Tensor};
 
+use crate::hub::ModelFolder;
 use crate::{Error, Result};
 
-/// Opens a Hugging Face folder with the plugin whose name is the `model_type` in its `config.json`.
+/// Opens a Hugging Face folder, which is a path or a [`ModelFolder`], with the plugin whose name is the `model_type` in its `config.json`.
 ///
 /// # Errors
 /// A folder or `config.json` that is not there, a config that is no JSON or names no known family, and what the family's
 /// plugin refuses.
-pub fn open(registry: &Registry, folder: &Path, device: DeviceName, dtype: FloatKind) -> Result<Box<dyn LanguageModel>> {
-    let family = family(registry, folder)?;
-    let source = ModelSource { path: folder.to_path_buf(), device, dtype };
+pub fn open(registry: &Registry, folder: impl Into<ModelFolder>, device: DeviceName, dtype: FloatKind) -> Result<Box<dyn LanguageModel>> {
+    let ModelFolder { path: folder, name } = folder.into();
+    let family = family(registry, &folder)?;
+    let source = ModelSource { path: folder.clone(), device, dtype, name };
     let Ok(Value::Object(settings)) = serde_json::to_value(source) else {
         return Err(Error::Invalid(format!("the model's path `{}` is no UTF-8", folder.display())));
     };

@@ -7,8 +7,9 @@ use clap::{Args, Subcommand};
 /// Which model, where and in what type.
 #[derive(Debug, Clone, Args)]
 pub struct ModelPlace {
-    /// Folder of a Hugging Face model: config.json, safetensors, tokenizer.json.
-    #[arg(long, value_name = "DIR")]
+    /// Folder of a Hugging Face model (config.json, safetensors, tokenizer.json), or `hf:ORG/NAME[@REVISION]`, which is fetched once
+    /// into the cache of HF_HOME; HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and HF_HUB_DOWNLOAD_TIMEOUT (seconds) count.
+    #[arg(long, value_name = "DIR|hf:ORG/NAME")]
     pub model: PathBuf,
     /// Where the model runs: cpu, cuda or cuda:N.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
@@ -30,8 +31,8 @@ pub enum ModelCommand {
 /// `model show`.
 #[derive(Debug, Args)]
 pub struct ShowArgs {
-    /// Folder of a Hugging Face model.
-    #[arg(value_name = "DIR")]
+    /// Folder of a Hugging Face model, or `hf:ORG/NAME[@REVISION]`.
+    #[arg(value_name = "DIR|hf:ORG/NAME")]
     pub model: PathBuf,
 }
 

@@ -25,11 +25,11 @@ pub(super) fn run(args: &CacheArgs, context: &Context) -> anyhow::Result<()> {
 pub(super) fn build(args: &CacheWriteArgs, context: &Context) -> anyhow::Result<Summary> {
     let share: JobShare = args.job.parse().context("--job")?;
     let config = config(args)?;
-    let model = model::open(&args.place, context)?;
+    let (model, folder) = model::open(&args.place, context)?;
     let job = CacheJob {
         registry: &context.registry,
         model: model.as_ref(),
-        tokenizer: &args.place.model,
+        tokenizer: &folder,
         text: &args.text.paths,
         out: &args.out,
         config: &config,

@@ -1,5 +1,7 @@
 //! `circuitlab eval`.
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use circuitlab::eval::{EvalText, Report, SpliceReport, evaluate};
 use circuitlab::saved::SavedTranscoder;
@@ -18,11 +20,11 @@ pub(super) fn run(args: &EvalArgs, context: &Context) -> anyhow::Result<()> {
 
 /// Evaluates; the demo prints the result its own way.
 pub(super) fn report(args: &EvalArgs, context: &Context) -> anyhow::Result<Report> {
-    let model = model::open(&args.place, context)?;
+    let (model, folder) = model::open(&args.place, context)?;
     let device = args.place.device.parse()?;
     let saved = SavedTranscoder::open(&context.registry, &args.clt, device, FloatKind::F32)?;
     saved.check_model(model.info())?;
-    let text = eval_text(args, model.as_ref(), context)?;
+    let text = eval_text(args, model.as_ref(), &folder, context)?;
     Ok(evaluate(&saved, model.as_ref(), &text, &context.bars)?)
 }
 
@@ -76,12 +78,12 @@ fn histogram(report: &Report) -> String {
 }
 
 /// The text in contexts that the model can take.
-fn eval_text(args: &EvalArgs, model: &dyn LanguageModel, context: &Context) -> anyhow::Result<EvalText> {
+fn eval_text(args: &EvalArgs, model: &dyn LanguageModel, folder: &Path, context: &Context) -> anyhow::Result<EvalText> {
     let range: TextRange = args.text.range.as_deref().map(str::parse).transpose().context("--range")?.unwrap_or_default();
     let options = PackOptions { context: args.context, min_tokens: 1, range };
     options.check(model.info()).context("--context")?;
     let files = resolve(&context.registry, &[], &args.text.paths)?;
-    let tokenizer = Tokenizer::load(&args.place.model, model.info())?;
+    let tokenizer = Tokenizer::load(folder, model.info())?;
     let packed = pack(&files, &tokenizer, model.info(), &options, &context.bars)?;
     Ok(EvalText::new(&packed, &tokenizer, args.max_contexts, args.batch_contexts))
 }

@@ -1,6 +1,9 @@
 //! `circuitlab model`.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
+use circuitlab::hub::ModelFolder;
 use circuitlab_core::config::{DeviceName, FloatKind};
 use circuitlab_core::tensors::{self, TensorFile};
 use circuitlab_core::{LanguageModel, ModelInfo};
@@ -18,16 +21,19 @@ pub(super) fn run(command: &ModelCommand, context: &Context) -> anyhow::Result<(
     }
 }
 
-/// Opens the model that the flags name.
-pub(super) fn open(place: &ModelPlace, context: &Context) -> anyhow::Result<Box<dyn LanguageModel>> {
+/// Opens the model that the flags name, and gives its folder too, where its tokenizer is.
+pub(super) fn open(place: &ModelPlace, context: &Context) -> anyhow::Result<(Box<dyn LanguageModel>, PathBuf)> {
     let device: DeviceName = place.device.parse().context("--device")?;
     circuitlab::device::resolve(device)?;
     let dtype: FloatKind = circuitlab_core::config::read("--dtype", json!(place.dtype))?;
-    Ok(circuitlab::model::open(&context.registry, &place.model, device, dtype)?)
+    let folder = ModelFolder::find(&place.model, &context.bars)?;
+    let path = folder.path.clone();
+    Ok((circuitlab::model::open(&context.registry, folder, device, dtype)?, path))
 }
 
 fn show(args: &ShowArgs, context: &Context) -> anyhow::Result<()> {
-    let model = circuitlab::model::open(&context.registry, &args.model, DeviceName::default(), FloatKind::F32)?;
+    let folder = ModelFolder::find(&args.model, &context.bars)?;
+    let model = circuitlab::model::open(&context.registry, folder, DeviceName::default(), FloatKind::F32)?;
     let info = model.info();
     let hooks: Vec<String> = model.hook_points().iter().map(ToString::to_string).collect();
     context.print(&json!({"model": info, "hook_points": hooks}), || format!("{}\n\n{}", facts(info), hook_lines(model.as_ref())))
@@ -71,7 +77,7 @@ fn hook_lines(model: &dyn LanguageModel) -> String {
 }
 
 fn activations(args: &ActivationsArgs, context: &Context) -> anyhow::Result<()> {
-    let model = open(&args.place, context)?;
+    let (model, _) = open(&args.place, context)?;
     let (device, _) = model.placement();
     let tokens = TensorFile::open(&args.tokens)?.tensor("tokens", Some(Kind::Int64), device)?;
     let captured = tch::no_grad(|| circuitlab::model::activations(model.as_ref(), &tokens))?;

@@ -1,7 +1,5 @@
 //! Building a transformer from a folder.
 
-use std::path::Path;
-
 use circuitlab_core::{Error, ModelInfo, ModelSource, Result};
 use tch::{Device, Kind};
 
@@ -39,7 +37,7 @@ impl Transformer {
         let unembedding =
             if description.tied { Linear { weight: embedding.shallow_clone(), bias: None } } else { loader.module(Site::Unembedding)? };
         loader.check_for_more()?;
-        let info = info(&source.path, &config, &description, fingerprint(&description, &shards)?, loader.parameters)?;
+        let info = info(source, &config, &description, fingerprint(&description, &shards)?, loader.parameters)?;
         let rotary = rotary(&description, device, kind);
         Ok(Self { info, embedding, positions, rotary, blocks, final_norm, unembedding })
     }
@@ -78,18 +76,15 @@ fn norm(loader: &mut Loader<'_>, site: Site) -> Result<Norm> {
     Ok(Norm { form: loader.description.norm, gain: weight, bias })
 }
 
-fn info(folder: &Path, config: &ConfigFile, description: &Description, fingerprint: String, parameters: u64) -> Result<ModelInfo> {
-    // A path such as `.` has no name of its own.
-    let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
-    let name = whole.file_name().map_or_else(|| config.family.to_owned(), |name| name.to_string_lossy().into_owned());
+fn info(source: &ModelSource, config: &ConfigFile, description: &Description, fingerprint: String, parameters: u64) -> Result<ModelInfo> {
     let bos = config.token("bos_token_id")?;
     if let Some(token) = bos.filter(|token| *token as usize >= description.vocabulary) {
         let message = format!("`bos_token_id` is {token}, and the vocabulary has {} tokens", description.vocabulary);
-        return Err(Error::format(folder.join("config.json"), message));
+        return Err(Error::format(source.path.join("config.json"), message));
     }
     Ok(ModelInfo {
         family: config.family.to_owned(),
-        name,
+        name: source.display_name(),
         fingerprint,
         layers: description.layers,
         d_model: description.d_model,

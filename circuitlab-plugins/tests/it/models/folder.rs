@@ -19,7 +19,7 @@ pub(super) fn fixture(name: &str) -> PathBuf {
 
 pub(super) fn open(family: &str, path: &Path, dtype: FloatKind) -> Result<Box<dyn LanguageModel>, Error> {
     circuitlab_plugins::link();
-    let source = ModelSource { path: path.to_path_buf(), device: DeviceName::default(), dtype };
+    let source = ModelSource { path: path.to_path_buf(), device: DeviceName::default(), dtype, name: None };
     let Ok(Value::Object(settings)) = serde_json::to_value(source) else { panic!("a source is a table") };
     let registry = Registry::linked().expect("no name twice");
     registry.build::<dyn LanguageModel>(&Spec { name: family.to_owned(), settings })

@@ -17,7 +17,7 @@ const SIZES: Sizes = Sizes { layers: 2, width: 12, heads: 3, kv_heads: 1, hidden
 const PLAIN: Switches = Switches { biased: true, tied: true };
 
 fn open(folder: &Folder, dtype: FloatKind) -> Result<Box<dyn LanguageModel>> {
-    let source = ModelSource { path: folder.path().to_path_buf(), device: DeviceName::default(), dtype };
+    let source = ModelSource { path: folder.path().to_path_buf(), device: DeviceName::default(), dtype, name: None };
     let Ok(Value::Object(settings)) = serde_json::to_value(source) else { panic!("a source is a table") };
     Registry::linked()?.build::<dyn LanguageModel>(&Spec { name: "starcoder2".to_owned(), settings })
 }
