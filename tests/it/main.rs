@@ -3,6 +3,7 @@
 mod bad_input;
 mod export;
 mod hostile;
+mod hub;
 mod kill;
 mod model;
 mod pipeline;

@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: where the built program is, and how it is run.
 
+pub mod hub;
 pub mod plugins;
 
 use std::ffi::OsStr;

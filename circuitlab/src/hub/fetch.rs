@@ -133,7 +133,7 @@ impl<'a> Hub<'a> {
 
     fn not_cached(&self, what: &str) -> String {
         let folder = self.store.folder().display();
-        format!("HF_HUB_OFFLINE is set, and {what} is not in the cache (`{folder}`); unset it, or fetch it once with a network")
+        format!("HF_HUB_OFFLINE is set, and {what} cannot be had from the cache (`{folder}`); unset it, or fetch it once with a network")
     }
 
     /// Whether everything of a model is in the cache. Of a snapshot that others made it is not known whether there are more files than
@@ -147,12 +147,16 @@ impl<'a> Hub<'a> {
     /// What is fetched of a model, but for its shards.
     fn model_files(&self, found: &Found) -> Result<Vec<String>> {
         let there = |file: &&str| found.files.iter().any(|known| known == file);
-        let wrong = |message: String| Err(self.error(Fault::Final(message), None));
+        // What the cache alone knows of says nothing of what the repository has.
+        let wrong = |what: &str, message: String| {
+            let message = if found.listed { message } else { self.not_cached(what) };
+            Err(self.error(Fault::Final(message), None))
+        };
         if !there(&DESCRIPTION[0]) {
-            return wrong(format!("it has no config.json, so it is no model that can be opened here; it has: {}", some(&found.files)));
+            return wrong("its config.json", format!("it has no config.json, so it is no model that can be opened here; it has: {}", some(&found.files)));
         }
         let Some(weights) = [WEIGHTS, INDEX].into_iter().find(there) else {
-            return wrong(format!("it has neither {WEIGHTS} nor {INDEX}; it has: {}", some(&found.files)));
+            return wrong("its weights", format!("it has neither {WEIGHTS} nor {INDEX}; it has: {}", some(&found.files)));
         };
         Ok(DESCRIPTION.into_iter().filter(there).chain([weights]).map(str::to_owned).collect())
     }
