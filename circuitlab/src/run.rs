@@ -117,14 +117,6 @@ impl RunFolder {
         &self.path
     }
 
-    /// What the run was started on.
-    ///
-    /// # Errors
-    /// A file that is missing or damaged.
-    pub fn origin(&self) -> Result<Origin> {
-        Origin::read(&self.path)
-    }
-
     /// Where checkpoints lie.
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")

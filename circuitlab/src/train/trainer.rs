@@ -102,7 +102,7 @@ fn continues(request: &TrainRequest<'_>) -> bool {
 
 fn go_on(request: &TrainRequest<'_>, origin: &Origin) -> Result<RunFolder> {
     let run = RunFolder::open(request.out)?;
-    let known = run.origin()?.cache;
+    let known = Origin::read(request.out)?.cache;
     if known == origin.cache {
         return Ok(run);
     }
