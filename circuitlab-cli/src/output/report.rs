@@ -59,7 +59,16 @@ pub fn chain(error: &anyhow::Error) -> String {
 }
 
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    let joined = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
+    joined.chars().fold(String::with_capacity(joined.len()), |mut shown, one| {
+        // What a plugin or a file brings must not steer the terminal, nor turn the direction of what follows.
+        if one.is_control() || matches!(one, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            shown.extend(one.escape_default());
+        } else {
+            shown.push(one);
+        }
+        shown
+    })
 }
 
 #[cfg(test)]
@@ -80,6 +89,13 @@ mod tests {
     fn repeated_causes_are_told_once_and_lines_joined() {
         let error = anyhow!("disk\n  full").context("cannot write: disk; full").context("cannot write: disk; full");
         assert_eq!(text(&error), "error: cannot write: disk; full");
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        let error = Err::<(), _>(anyhow!("codec `x`: \u{1b}]0;title\u{7}\tred\u{9b}31m\u{202e} Grüße, 数")).hint("\u{8}try").expect_err("an error");
+        let shown = "error: codec `x`: \\u{1b}]0;title\\u{7}\\tred\\u{9b}31m\\u{202e} Grüße, 数\nhint: \\u{8}try";
+        assert_eq!(text(&error), shown);
     }
 
     #[test]
