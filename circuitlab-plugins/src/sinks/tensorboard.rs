@@ -52,12 +52,13 @@ pub struct TensorBoard {
 
 impl MetricSink for TensorBoard {
     fn open(&mut self, run: &Path, after_step: Option<u64>) -> Result<()> {
+        let newest = event_files(run)?.into_iter().max();
         if after_step.is_none()
-            && let Some(old) = event_file(run)?
+            && let Some((_, old)) = newest
         {
             return Err(taken(&old));
         }
-        let mut file = new_file(run)?;
+        let mut file = new_file(run, newest.map(|(second, _)| second))?;
         let mut version = event(0);
         field_bytes(&mut version, 3, b"brain.Event:2");
         file.append(&framed(&version))?;
@@ -92,18 +93,20 @@ impl MetricSink for TensorBoard {
     }
 }
 
-/// An event file of ours that is there, if one is.
-fn event_file(run: &Path) -> Result<Option<PathBuf>> {
-    let ours = |path: &PathBuf| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX))
+/// The event files of ours that are there, each after the second in its name.
+fn event_files(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let ours = |path: PathBuf| {
+        let name = path.file_name()?.to_str()?.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
+        let second = name.split('.').next()?.parse().ok()?;
+        Some((second, path))
     };
     let entries = fs::read_dir(run).map_err(Error::io("read", run))?;
-    Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).find(ours))
+    Ok(entries.filter_map(|entry| ours(entry.ok()?.path())).collect())
 }
 
-/// A file whose name no other has and which sorts after the older ones: TensorBoard reads them in that order.
-fn new_file(run: &Path) -> Result<AppendFile> {
-    let second = now().as_secs();
+/// A file whose name no other has and which sorts after the older ones, whatever the clock says: TensorBoard reads them in that order.
+fn new_file(run: &Path, newest: Option<u64>) -> Result<AppendFile> {
+    let second = now().as_secs().max(newest.map_or(0, |newest| newest.saturating_add(1)));
     for number in 0..1000 {
         if let Some(file) = AppendFile::try_begin(&run.join(format!("{PREFIX}{second:010}.{number:03}{SUFFIX}")))? {
             return Ok(file);
@@ -275,6 +278,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (first, second) = (opened(folder.path(), None), opened(folder.path(), Some(40)));
         assert!(path(&second) > path(&first), "{second:?} sorts after {first:?}");
+        // A clock that was set back, or that was an hour ahead on another machine.
+        let ahead = now().as_secs() + 3600;
+        AppendFile::try_begin(&folder.path().join(format!("{PREFIX}{ahead:010}.000{SUFFIX}"))).expect("writes");
+        let third = opened(folder.path(), Some(40));
+        assert!(path(&third).ends_with(format!("{PREFIX}{:010}.000{SUFFIX}", ahead + 1)), "{third:?}");
         let bytes = fs::read(path(&second)).expect("reads");
         let (event, _) = fields(frames(&bytes)[1]);
         assert_eq!(event[&2], 41_u64.to_le_bytes());
