@@ -28,13 +28,6 @@ pub struct PluginsConfig {
 /// # Errors
 /// A path that cannot be read.
 pub fn libraries_in(path: &Path) -> Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_path_buf()]);
-    }
-    let entries = fs::read_dir(path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>());
-    let mut files = entries.map_err(CoreError::io("read", path))?;
-    files.sort();
-    let shared = |file: &PathBuf| file.extension().is_some_and(|extension| extension == std::env::consts::DLL_EXTENSION);
     let usable = |file: &PathBuf| match loader::inspect(file).and_then(|library| library.check()) {
         Ok(()) => true,
         Err(error) => {
@@ -42,7 +35,24 @@ pub fn libraries_in(path: &Path) -> Result<Vec<PathBuf>> {
             false
         }
     };
-    Ok(files.into_iter().filter(|file| shared(file) && usable(file)).collect())
+    let files = files_in(path)?;
+    // One that was named itself is refused, not left out.
+    Ok(if path.is_dir() { files.into_iter().filter(usable).collect() } else { files })
+}
+
+/// The files that a path stands for: itself, or all in a folder that are called as shared libraries are, by name.
+///
+/// # Errors
+/// A path that cannot be read.
+pub fn files_in(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let entries = fs::read_dir(path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>());
+    let mut files = entries.map_err(CoreError::io("read", path))?;
+    files.retain(|file| file.extension().is_some_and(|extension| extension == std::env::consts::DLL_EXTENSION));
+    files.sort();
+    Ok(files)
 }
 
 /// The libraries of a list such as [`SEARCH_PATH`]'s. Places that are not there are left out with a warning, as `PATH`'s are.

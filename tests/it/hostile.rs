@@ -114,6 +114,14 @@ fn entry_points_that_lie_fail_or_end_the_process() {
     let output = circuitlab(["plugins", "list", "--plugin", arg(&first), "--plugin", arg(&second)]).output().expect("starts");
     let words = stderr(&output);
     assert!(words.contains("codec `moody` is registered twice: by hostile 0.1.0 (`") && words.contains("second.so"), "{words}");
+    // So it is when both are checked, by name or by their folder; and a file that is named twice is checked once.
+    for args in [&[arg(&first), arg(&second), arg(&first)][..], &[arg(folder.path())]] {
+        let output = circuitlab(["plugins", "check", "--json"].iter().chain(args)).output().expect("starts");
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let usable: Vec<_> = told.as_array().expect("a list").iter().map(|one| one["usable"].as_bool()).collect();
+        assert_eq!((usable, output.status.code()), (vec![Some(true), Some(false)], Some(1)), "{told}");
+        assert!(told[1]["error"].as_str().expect("an error").contains("codec `moody` is registered twice"), "{told}");
+    }
     // The same library twice is one.
     let listed = json(&["plugins", "list", "--plugin", arg(&first), "--plugin", arg(&first)]);
     assert_eq!(listed.as_array().expect("a list").iter().filter(|plugin| plugin["name"] == "moody").count(), 1);

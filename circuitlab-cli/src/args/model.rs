@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 #[derive(Debug, Clone, Args)]
 pub struct ModelPlace {
     /// Folder of a Hugging Face model (config.json, safetensors, tokenizer.json), or `hf:ORG/NAME[@REVISION]`, which is fetched once
-    /// into the cache of HF_HOME; HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and HF_HUB_DOWNLOAD_TIMEOUT (seconds) count.
+    /// into the cache of `HF_HOME`; `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE=1` and `HF_HUB_DOWNLOAD_TIMEOUT` (seconds) count.
     #[arg(long, value_name = "DIR|hf:ORG/NAME")]
     pub model: PathBuf,
     /// Where the model runs: cpu, cuda or cuda:N.

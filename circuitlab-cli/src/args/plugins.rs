@@ -31,7 +31,7 @@ pub struct PluginsShowArgs {
 /// `plugins check`.
 #[derive(Debug, Args)]
 pub struct PluginsCheckArgs {
-    /// The libraries.
+    /// The libraries, or folders of them; each is tried beside the ones before it.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 }

@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
-        let error = Err::<(), _>(anyhow!("codec `x`: \u{1b}]0;title\u{7}\tred\u{9b}31m\u{202e} Grüße, 数")).hint("\u{8}try").expect_err("an error");
+        let error =
+            Err::<(), _>(anyhow!("codec `x`: \u{1b}]0;title\u{7}\tred\u{9b}31m\u{202e} Grüße, 数")).hint("\u{8}try").expect_err("an error");
         let shown = "error: codec `x`: \\u{1b}]0;title\\u{7}\\tred\\u{9b}31m\\u{202e} Grüße, 数\nhint: \\u{8}try";
         assert_eq!(text(&error), shown);
     }

@@ -153,7 +153,10 @@ impl<'a> Hub<'a> {
             Err(self.error(Fault::Final(message), None))
         };
         if !there(&DESCRIPTION[0]) {
-            return wrong("its config.json", format!("it has no config.json, so it is no model that can be opened here; it has: {}", some(&found.files)));
+            return wrong(
+                "its config.json",
+                format!("it has no config.json, so it is no model that can be opened here; it has: {}", some(&found.files)),
+            );
         }
         let Some(weights) = [WEIGHTS, INDEX].into_iter().find(there) else {
             return wrong("its weights", format!("it has neither {WEIGHTS} nor {INDEX}; it has: {}", some(&found.files)));

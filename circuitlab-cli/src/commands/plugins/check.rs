@@ -1,8 +1,11 @@
 //! `plugins check`.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::env::consts::DLL_EXTENSION;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
+use circuitlab::plugins::files_in;
 use circuitlab_core::plugin::loader::{PluginFile, inspect};
 use circuitlab_core::{Registration, Registry};
 use serde_json::{Value, json};
@@ -20,7 +23,8 @@ struct Verdict {
 }
 
 pub(super) fn run(args: &PluginsCheckArgs, context: &Context) -> anyhow::Result<()> {
-    let verdicts: Vec<Verdict> = args.files.iter().map(|file| verdict(file, &context.registry)).collect();
+    let mut registry = context.registry.clone();
+    let verdicts: Vec<Verdict> = files(args)?.iter().map(|file| verdict(file, &mut registry)).collect();
     context.print(&verdicts.iter().map(json).collect::<Vec<_>>(), || verdicts.iter().map(text).collect::<Vec<_>>().join("\n"))?;
     match verdicts.iter().filter(|verdict| verdict.outcome.is_err()).count() {
         0 => Ok(()),
@@ -29,7 +33,20 @@ pub(super) fn run(args: &PluginsCheckArgs, context: &Context) -> anyhow::Result<
     }
 }
 
-fn verdict(path: &Path, registry: &Registry) -> Verdict {
+/// The libraries that are meant, each once.
+fn files(args: &PluginsCheckArgs) -> anyhow::Result<Vec<PathBuf>> {
+    let (mut files, mut known) = (Vec::new(), BTreeSet::new());
+    for path in &args.files {
+        let inside = files_in(path)?;
+        if inside.is_empty() {
+            bail!("`{}` holds no shared libraries; expected files that end in `.{DLL_EXTENSION}`", path.display());
+        }
+        files.extend(inside.into_iter().filter(|file| known.insert(file.canonicalize().unwrap_or_else(|_| file.clone()))));
+    }
+    Ok(files)
+}
+
+fn verdict(path: &Path, registry: &mut Registry) -> Verdict {
     let file = path.display().to_string();
     match inspect(path) {
         Err(error) => Verdict { file, library: None, outcome: Err(error.into()) },
@@ -37,12 +54,14 @@ fn verdict(path: &Path, registry: &Registry) -> Verdict {
     }
 }
 
-/// Loads a library beside the plugins of this program, so that a clash of names shows too.
-fn try_out(path: &Path, registry: &Registry) -> anyhow::Result<Vec<Registration>> {
+/// Loads a library beside the plugins of this program and of the libraries before it, so that a clash of names shows too.
+fn try_out(path: &Path, registry: &mut Registry) -> anyhow::Result<Vec<Registration>> {
     let mut with = registry.clone();
     load_one(&loader(), path, &mut with)?;
-    let linked = |plugin: &Registration| registry.knows(plugin.kind(), plugin.name());
-    Ok(with.list().filter(|plugin| !linked(plugin)).copied().collect())
+    let known = |plugin: &Registration| registry.knows(plugin.kind(), plugin.name());
+    let new = with.list().filter(|plugin| !known(plugin)).copied().collect();
+    *registry = with;
+    Ok(new)
 }
 
 fn text(verdict: &Verdict) -> String {
