@@ -17,19 +17,29 @@ pub enum BlockHook {
     ResidPre,
     /// Denominator of the norm before attention: `[batch, position, 1]`.
     Ln1Scale,
-    /// Queries after rotary embedding: `[batch, position, head, d_head]`.
+    /// Denominator of the norm of queries, where the family has one: `[batch, position, head, 1]`, or `[batch, position, 1, 1]` where
+    /// one norm spans all heads.
+    QueryNormScale,
+    /// Queries after their norm and rotary embedding: `[batch, position, head, d_head]`.
     Query,
-    /// Keys after rotary embedding, before they are repeated over query groups: `[batch, position, kv_head, d_head]`.
+    /// Denominator of the norm of keys, as for queries.
+    KeyNormScale,
+    /// Keys after their norm and rotary embedding, before they are repeated over query groups: `[batch, position, kv_head, d_head]`.
     Key,
     /// Values: `[batch, position, kv_head, d_head]`.
     Value,
-    /// Softmax pattern: `[batch, head, query, key]`.
+    /// Gate of sparse attention, 1 where a score is above 0 and 0 elsewhere: `[batch, head, query, key]`.
+    AttnGate,
+    /// Softmax pattern, times the gate where there is one: `[batch, head, query, key]`.
     Pattern,
     /// Mix of values by the pattern, per head: `[batch, position, head, d_head]`.
     Mixed,
+    /// Denominator of the norm after attention, where the family has one: `[batch, position, 1]`.
+    Ln1PostScale,
     /// What attention adds to the residual stream: `[batch, position, d_model]`.
     AttnOut,
-    /// Residual stream between attention and MLP: `[batch, position, d_model]`.
+    /// Residual stream between attention and MLP; in a parallel block what the MLP's norm reads, the block's input.
+    /// `[batch, position, d_model]`.
     ResidMid,
     /// Denominator of the norm before the MLP: `[batch, position, 1]`.
     Ln2Scale,
@@ -40,6 +50,8 @@ pub enum BlockHook {
     MlpIn,
     /// What the MLP computes, before any post norm: `[batch, position, d_model]`.
     MlpRawOut,
+    /// Denominator of the norm after the MLP, where the family has one: `[batch, position, 1]`.
+    Ln2PostScale,
     /// What is added to the residual stream for the MLP, after any post norm: `[batch, position, d_model]`.
     MlpOut,
     /// Residual stream that leaves the block: `[batch, position, d_model]`.
@@ -47,21 +59,26 @@ pub enum BlockHook {
 }
 
 impl BlockHook {
-    /// All places, in the order in which a serial block reaches them.
-    pub const ALL: [Self; 15] = [
+    /// All places, in the order in which a block reaches those that it has.
+    pub const ALL: [Self; 20] = [
         Self::ResidPre,
         Self::Ln1Scale,
+        Self::QueryNormScale,
         Self::Query,
+        Self::KeyNormScale,
         Self::Key,
         Self::Value,
+        Self::AttnGate,
         Self::Pattern,
         Self::Mixed,
+        Self::Ln1PostScale,
         Self::AttnOut,
         Self::ResidMid,
         Self::Ln2Scale,
         Self::Ln2Normalized,
         Self::MlpIn,
         Self::MlpRawOut,
+        Self::Ln2PostScale,
         Self::MlpOut,
         Self::ResidPost,
     ];
@@ -71,17 +88,22 @@ impl BlockHook {
         match self {
             Self::ResidPre => "hook_resid_pre",
             Self::Ln1Scale => "ln1.hook_scale",
+            Self::QueryNormScale => "attn.q_norm.hook_scale",
             Self::Query => "attn.hook_q",
+            Self::KeyNormScale => "attn.k_norm.hook_scale",
             Self::Key => "attn.hook_k",
             Self::Value => "attn.hook_v",
+            Self::AttnGate => "attn.hook_gate",
             Self::Pattern => "attn.hook_pattern",
             Self::Mixed => "attn.hook_z",
+            Self::Ln1PostScale => "ln1_post.hook_scale",
             Self::AttnOut => "hook_attn_out",
             Self::ResidMid => "hook_resid_mid",
             Self::Ln2Scale => "ln2.hook_scale",
             Self::Ln2Normalized => "ln2.hook_normalized",
             Self::MlpIn => "mlp.hook_in",
             Self::MlpRawOut => "mlp.hook_out",
+            Self::Ln2PostScale => "ln2_post.hook_scale",
             Self::MlpOut => "hook_mlp_out",
             Self::ResidPost => "hook_resid_post",
         }
@@ -109,7 +131,7 @@ impl FromStr for BlockHook {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum HookPoint {
-    /// Token embeddings, before any positional ones are added: `[batch, position, d_model]`.
+    /// Token embeddings, scaled where the family scales them, before any positional ones are added: `[batch, position, d_model]`.
     Embed,
     /// A place inside block `layer`.
     Block {

@@ -38,7 +38,7 @@ pub use config::Spec;
 pub use error::{Error, Result};
 pub use hooks::{Action, BlockHook, HookPoint, HookVisitor};
 pub use metric::{MetricSink, Record};
-pub use model::{LanguageModel, ModelInfo, ModelSource};
+pub use model::{LanguageModel, ModelInfo, ModelSource, Past};
 pub use parallel::{Axis, Mesh, ParallelismStrategy};
 pub use params::{Init, ParameterSpec, Parameters, Update};
 pub use plugin::{Construct, Kind, Registered, Registration, Registry};

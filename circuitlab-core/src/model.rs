@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::config::{DeviceName, FloatKind};
-use crate::{HookPoint, HookVisitor, Result};
+use crate::hooks::NoHooks;
+use crate::{Error, HookPoint, HookVisitor, Result};
 
 /// What a model family's plugin is built from: a Hugging Face folder (`config.json`, one or many safetensors files) and
 /// where and how to compute.
@@ -26,9 +27,23 @@ pub struct ModelSource {
     /// What the model is called. Default: the folder's name.
     #[serde(default)]
     pub name: Option<String>,
+    /// Whether attention is sparse, as in models post-trained with a gate: each softmax pattern is multiplied by 1 where the score is
+    /// above 0 and by 0 elsewhere, without renormalising. Default: no.
+    #[serde(default)]
+    pub attention_gate: bool,
+    /// Whether weights are left on disk, so that a model of any size can be looked at: what is known of it is checked and told,
+    /// and running it is an error. Default: no.
+    #[serde(default)]
+    pub without_weights: bool,
 }
 
 impl ModelSource {
+    /// A folder, in f32 on the CPU, with all weights and ordinary attention.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        let (device, dtype) = (DeviceName::default(), FloatKind::default());
+        Self { path: path.into(), device, dtype, name: None, attention_gate: false, without_weights: false }
+    }
+
     /// The model's name for people: the one that was given, or the folder's own.
     pub fn display_name(&self) -> String {
         let folder = || {
@@ -73,6 +88,34 @@ pub struct ModelInfo {
     pub eos: Option<u32>,
 }
 
+/// What a model keeps of tokens that it has seen, so that the next ones cost no more than themselves.
+#[derive(Debug, Default)]
+pub struct Past {
+    /// All tokens so far: `[batch, position]`; nothing before the first.
+    pub tokens: Option<Tensor>,
+    /// Whatever a model keeps of each layer; ours keep keys and values, `[batch, position, kv_head, d_head]`.
+    pub layers: Vec<(Tensor, Tensor)>,
+}
+
+impl Past {
+    /// How many positions there are so far.
+    pub fn positions(&self) -> i64 {
+        self.tokens.as_ref().map_or(0, |tokens| tokens.size().get(1).copied().unwrap_or(0))
+    }
+
+    /// Adds tokens, `[batch, position]`, and gives all so far.
+    ///
+    /// # Errors
+    /// Tokens of another batch size.
+    pub fn push(&mut self, tokens: &Tensor) -> Result<&Tensor> {
+        let all = match &self.tokens {
+            Some(before) => Tensor::f_cat(&[before, tokens], 1)?,
+            None => tokens.shallow_clone(),
+        };
+        Ok(self.tokens.insert(all))
+    }
+}
+
 /// A decoder-only language model.
 ///
 /// Conformance is checked by [`testing::model`](crate::testing::model).
@@ -94,4 +137,25 @@ pub trait LanguageModel: Debug + Send {
     /// # Errors
     /// Tokens outside the vocabulary, contexts longer than the model's, replacements of another shape, and the visitor's own.
     fn forward(&self, tokens: &Tensor, visitor: &mut dyn HookVisitor) -> Result<Option<Tensor>>;
+
+    /// Runs tokens that follow those of `past`, adds them to it, and gives the logits after the last one.
+    ///
+    /// Unless a model keeps something in `past` that spares it the work, all tokens are run again. After an error `past` is of no
+    /// further use.
+    ///
+    /// # Shapes
+    /// `tokens: [batch, position]`, int64; gives `[batch, vocabulary]`.
+    ///
+    /// # Errors
+    /// As for [`forward`](Self::forward), the context counted from the first token of `past`.
+    fn extend(&self, tokens: &Tensor, past: &mut Past) -> Result<Tensor> {
+        let logits = self.forward(past.push(tokens)?, &mut NoHooks)?;
+        let logits = logits.ok_or_else(|| Error::Invalid(format!("model `{}` gave no logits", self.info().name)))?;
+        Ok(logits.f_select(1, -1)?)
+    }
+
+    /// What kind of architecture it is, as JSON for people to read. Asked for once; may be empty.
+    fn description(&self) -> String {
+        String::new()
+    }
 }

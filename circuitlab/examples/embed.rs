@@ -8,10 +8,9 @@ use circuitlab::cache::{CacheConfig, CacheJob, JobShare, build};
 use circuitlab::sink::names::{EXPLAINED_VARIANCE, L0};
 use circuitlab::train::{TrainConfig, TrainRequest, train};
 use circuitlab::{Result, Silent, model};
-use circuitlab_core::config::{DeviceName, FloatKind};
 use circuitlab_core::sparsity::{Activated, ActivationGradients, ActivationParameter, BackwardInput};
 use circuitlab_core::tch::{Kind, Tensor};
-use circuitlab_core::{Construct, Registry, SparsityActivation, Spec, register};
+use circuitlab_core::{Construct, ModelSource, Registry, SparsityActivation, Spec, register};
 use serde_json::json;
 
 register!(activation "soft-threshold" => SoftThresholdConfig, "a = max(h - shift, 0)");
@@ -79,7 +78,7 @@ fn run(out: &Path) -> Result<[Option<f64>; 2]> {
     circuitlab_plugins::link();
     let registry = Registry::linked()?;
     let (cache, bundled) = (out.join("cache"), Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shakespeare"));
-    let model = model::open(&registry, &bundled.join("model"), DeviceName::default(), FloatKind::F32)?;
+    let model = model::open(&registry, &ModelSource::new(bundled.join("model")))?;
     build(
         &CacheJob {
             registry: &registry,

@@ -4,27 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use circuitlab_core::config::{DeviceName, FloatKind};
 use circuitlab_core::error::nearest;
 use circuitlab_core::plugin::Kind;
 use circuitlab_core::{Action, BlockHook, HookPoint, HookVisitor, LanguageModel, ModelSource, Registry, Spec};
 use serde_json::Value;
 use tch::{Device, Tensor};
 
-use crate::hub::ModelFolder;
 use crate::{Error, Result};
 
-/// Opens a Hugging Face folder, which is a path or a [`ModelFolder`], with the plugin whose name is the `model_type` in its `config.json`.
+/// Opens a Hugging Face folder with the plugin whose name is the `model_type` in its `config.json`.
 ///
 /// # Errors
 /// A folder or `config.json` that is not there, a config that is no JSON or names no known family, and what the family's
 /// plugin refuses.
-pub fn open(registry: &Registry, folder: impl Into<ModelFolder>, device: DeviceName, dtype: FloatKind) -> Result<Box<dyn LanguageModel>> {
-    let ModelFolder { path: folder, name } = folder.into();
-    let family = family(registry, &folder)?;
-    let source = ModelSource { path: folder.clone(), device, dtype, name };
+pub fn open(registry: &Registry, source: &ModelSource) -> Result<Box<dyn LanguageModel>> {
+    let family = family(registry, &source.path)?;
     let Ok(Value::Object(settings)) = serde_json::to_value(source) else {
-        return Err(Error::Invalid(format!("the model's path `{}` is no UTF-8", folder.display())));
+        return Err(Error::Invalid(format!("the model's path `{}` is no UTF-8", source.path.display())));
     };
     Ok(registry.build::<dyn LanguageModel>(&Spec { name: family, settings })?)
 }
@@ -143,7 +139,7 @@ mod tests {
     }
 
     fn opened(folder: &Path) -> Result<Box<dyn LanguageModel>> {
-        open(&registry(), folder, DeviceName::default(), FloatKind::F32)
+        open(&registry(), &ModelSource::new(folder))
     }
 
     #[test]
@@ -192,8 +188,11 @@ mod tests {
         };
         says(None, &["cannot read", "config.json"]);
         says(Some("{"), &["config.json", "not valid JSON"]);
-        says(Some("[]"), &["`model_type`", "gpt2, llama"]);
-        says(Some(r#"{"model_type": "bert"}"#), &["config.json`: unknown model family `bert`; known: gpt2, llama"]);
+        says(Some("[]"), &["`model_type`", "gemma2, gemma3_text, gpt2, gpt_neox, llama"]);
+        says(
+            Some(r#"{"model_type": "bert"}"#),
+            &["config.json`: unknown model family `bert`; known: gemma2, gemma3_text, gpt2, gpt_neox, llama"],
+        );
         says(Some(r#"{"model_type": "lama"}"#), &["did you mean `llama`"]);
         says(Some(r#"{"model_type": "llama"}"#), &["config.json", "missing field"]);
         let error = opened(&folder.path().join("nowhere")).expect_err("no folder").to_string();

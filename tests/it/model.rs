@@ -15,11 +15,15 @@ fn floats(view: &TensorView<'_>) -> Vec<f32> {
 #[test]
 fn activations_are_those_of_the_reference() {
     let folder = tempfile::tempdir().expect("a folder");
-    for name in ["llama", "llama3-rope", "gpt2"] {
-        let fixture = repository().join("tests/fixtures/models").join(name);
+    let fixtures = fs::read_dir(repository().join("tests/fixtures/models")).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let fixtures: Vec<_> = fixtures.filter(|path| path.is_dir()).collect();
+    assert!(fixtures.len() >= 18, "{fixtures:?}");
+    for fixture in fixtures {
+        let name = fixture.file_name().expect("a name").to_string_lossy().into_owned();
         let expected = fixture.join("expected.safetensors");
         let out = folder.path().join(format!("{name}.safetensors"));
-        succeed(&["model", "activations", "--model", arg(&fixture), "--tokens", arg(&expected), "--out", arg(&out)]);
+        let gate: &[&str] = if name.ends_with("-gate") { &["--attention-gate"] } else { &[] };
+        succeed(&[&["model", "activations", "--model", arg(&fixture), "--tokens", arg(&expected), "--out", arg(&out)], gate].concat());
         let (want, got) = (fs::read(&expected).expect("a fixture"), fs::read(&out).expect("the result"));
         let (want, got) = (SafeTensors::deserialize(&want).expect("safetensors"), SafeTensors::deserialize(&got).expect("safetensors"));
         let mut names = (want.names(), got.names());
@@ -139,4 +143,44 @@ fn codecs_are_compared_in_one_run() {
     bench_input(&input);
     let whole = json(&["bench", "codec", "int8", "--input", arg(&input), "--tensor", "x.0", "--rows", "7", "--rounds", "1"]);
     assert_eq!(whole["rows"], 7);
+}
+
+#[test]
+fn a_text_is_continued() {
+    let model = model();
+    let generate = |rest: &[&str]| json(&[&["model", "generate", "--model", arg(&model), "--max-tokens", "12"], rest].concat());
+    let greedy = generate(&["--prompt", "I pray you, good my", "--temperature", "0"]);
+    assert!(greedy["text"].as_str().expect("text").starts_with(" lord"), "{greedy}");
+    assert_eq!(greedy["prompt"][0], 0, "the model's BOS");
+    // Each token is the likeliest after all before it, by a pass that keeps nothing.
+    let ids: Vec<i64> = [&greedy["prompt"], &greedy["tokens"]].iter().flat_map(|ids| ids.as_array().expect("ids")).map(|id| id.as_i64().expect("an id")).collect();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (tokens, out) = (folder.path().join("tokens.safetensors"), folder.path().join("out.safetensors"));
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::I64, vec![1, ids.len()], &bytes).expect("fits");
+    fs::write(&tokens, safetensors::serialize([("tokens", view)], None).expect("lays out")).expect("writes");
+    succeed(&["model", "activations", "--model", arg(&model), "--tokens", arg(&tokens), "--out", arg(&out)]);
+    let out = fs::read(&out).expect("the result");
+    let logits = floats(&SafeTensors::deserialize(&out).expect("safetensors").tensor("logits").expect("logits"));
+    let first = greedy["prompt"].as_array().expect("ids").len();
+    for place in first..ids.len() {
+        let row = &logits[(place - 1) * 1024..place * 1024];
+        let best = (0..1024).max_by(|a, b| row[*a].total_cmp(&row[*b])).expect("some");
+        assert_eq!(best as i64, ids[place], "place {place}");
+    }
+
+    let drawn = |seed: &str| generate(&["--tokens", "0,5,9", "--top-k", "40", "--top-p", "0.95", "--seed", seed])["tokens"].clone();
+    assert_eq!(drawn("1"), drawn("1"));
+    assert_ne!(drawn("1"), drawn("2"));
+    assert_eq!(generate(&["--tokens", "0,5,9"])["prompt"], serde_json::json!([0, 5, 9]));
+    for (wrong, says) in [
+        (["--temperature", "-1"], "the temperature is -1"),
+        (["--top-k", "0"], "top-k is 0"),
+        (["--top-p", "1.5"], "top-p is 1.5"),
+        (["--tokens", "4000"], "token 4000 is outside of the vocabulary"),
+    ] {
+        let prompt: &[&str] = if wrong[0] == "--tokens" { &[] } else { &["--tokens", "0"] };
+        let said = fail(&[&["model", "generate", "--model", arg(&model)], prompt, &wrong].concat());
+        assert!(said.contains(says), "{said}");
+    }
 }

@@ -13,7 +13,7 @@ pub use bench::{BenchCodecArgs, BenchCommand, BenchStepArgs};
 pub use cache::{CacheArgs, CacheCommand, CacheFolderArgs, CacheWriteArgs};
 pub use demo::DemoArgs;
 pub use eval::EvalArgs;
-pub use model::{ActivationsArgs, ModelCommand, ModelPlace, ShowArgs};
+pub use model::{ActivationsArgs, GenerateArgs, ModelCommand, ModelPlace, ShowArgs};
 pub use plugins::{PluginsCheckArgs, PluginsCommand, PluginsNewArgs, PluginsProbeArgs, PluginsShowArgs};
 pub use text::TextArgs;
 pub use train::TrainArgs;

@@ -17,6 +17,10 @@ pub struct ModelPlace {
     /// The type that the model computes in: f32, bf16, f16 or f64.
     #[arg(long, default_value = "f32", value_name = "TYPE")]
     pub dtype: String,
+    /// The model's attention is sparse: each softmax pattern is multiplied by 1 where the score is above 0 and by 0 elsewhere. A
+    /// `config.json` with `attention_gate = true` says the same.
+    #[arg(long)]
+    pub attention_gate: bool,
 }
 
 /// Look at a language model.
@@ -26,6 +30,40 @@ pub enum ModelCommand {
     Show(ShowArgs),
     /// Run tokens through a model and write its activations.
     Activations(ActivationsArgs),
+    /// Continue a text.
+    Generate(GenerateArgs),
+}
+
+/// `model generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// The model.
+    #[command(flatten)]
+    pub place: ModelPlace,
+    /// The text to continue.
+    #[arg(long, value_name = "TEXT", required_unless_present = "tokens", conflicts_with = "tokens")]
+    pub prompt: Option<String>,
+    /// Token ids to continue, such as `0,5,9`, taken as they are.
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub tokens: Vec<u32>,
+    /// Begin the prompt without the model's BOS.
+    #[arg(long)]
+    pub no_bos: bool,
+    /// Tokens to add at most; the model's EOS ends the text before.
+    #[arg(long, default_value_t = 64, value_name = "COUNT")]
+    pub max_tokens: usize,
+    /// What logits are divided by; 0 takes the likeliest token always.
+    #[arg(long, default_value_t = 1.0, value_name = "NUMBER")]
+    pub temperature: f64,
+    /// Draw among so many of the likeliest tokens. Default: all.
+    #[arg(long, value_name = "COUNT")]
+    pub top_k: Option<usize>,
+    /// Draw among the likeliest tokens that have this share of the probability together. Default: 1.
+    #[arg(long, value_name = "SHARE")]
+    pub top_p: Option<f64>,
+    /// Seed of the draws.
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    pub seed: u64,
 }
 
 /// `model show`.

@@ -79,7 +79,7 @@ fn put(path: &Path, content: &[u8]) -> anyhow::Result<()> {
 }
 
 fn place(out: &Path) -> ModelPlace {
-    ModelPlace { model: out.join("model"), device: "cpu".to_owned(), dtype: "f32".to_owned() }
+    ModelPlace { model: out.join("model"), device: "cpu".to_owned(), dtype: "f32".to_owned(), attention_gate: false }
 }
 
 fn text(out: &Path, range: &str) -> TextArgs {

@@ -4,6 +4,7 @@ mod bench;
 mod cache;
 mod demo;
 mod eval;
+mod generate;
 mod model;
 pub(crate) mod plugins;
 mod train;

@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use circuitlab::hub::ModelFolder;
+use circuitlab::hub;
 use circuitlab_core::config::{DeviceName, FloatKind};
 use circuitlab_core::tensors::{self, TensorFile};
-use circuitlab_core::{LanguageModel, ModelInfo};
-use serde_json::json;
+use circuitlab_core::{LanguageModel, ModelInfo, ModelSource};
+use serde_json::{Value, json};
 use tch::{Device, Kind};
 
-use super::Context;
+use super::{Context, generate};
 use crate::args::{ActivationsArgs, ModelCommand, ModelPlace, ShowArgs};
 use crate::output::{Table, human};
 
@@ -18,6 +18,7 @@ pub(super) fn run(command: &ModelCommand, context: &Context) -> anyhow::Result<(
     match command {
         ModelCommand::Show(args) => show(args, context),
         ModelCommand::Activations(args) => activations(args, context),
+        ModelCommand::Generate(args) => generate::run(args, context),
     }
 }
 
@@ -26,17 +27,35 @@ pub(super) fn open(place: &ModelPlace, context: &Context) -> anyhow::Result<(Box
     let device: DeviceName = place.device.parse().context("--device")?;
     circuitlab::device::resolve(device)?;
     let dtype: FloatKind = circuitlab_core::config::read("--dtype", json!(place.dtype))?;
-    let folder = ModelFolder::find(&place.model, &context.bars)?;
-    let path = folder.path.clone();
-    Ok((circuitlab::model::open(&context.registry, folder, device, dtype)?, path))
+    let found = hub::find_model(&place.model, &context.bars)?;
+    let source = ModelSource { device, dtype, attention_gate: place.attention_gate, ..found };
+    Ok((circuitlab::model::open(&context.registry, &source)?, source.path))
 }
 
 fn show(args: &ShowArgs, context: &Context) -> anyhow::Result<()> {
-    let folder = ModelFolder::find(&args.model, &context.bars)?;
-    let model = circuitlab::model::open(&context.registry, folder, DeviceName::default(), FloatKind::F32)?;
+    let source = ModelSource { without_weights: true, ..hub::find_model(&args.model, &context.bars)? };
+    let model = circuitlab::model::open(&context.registry, &source)?;
     let info = model.info();
     let hooks: Vec<String> = model.hook_points().iter().map(ToString::to_string).collect();
-    context.print(&json!({"model": info, "hook_points": hooks}), || format!("{}\n\n{}", facts(info), hook_lines(model.as_ref())))
+    let description: Value = serde_json::from_str(&model.description()).unwrap_or(Value::Null);
+    context.print(&json!({"model": info, "description": description, "hook_points": hooks}), || {
+        format!("{}\n\n{}\n\n{}", facts(info), description_lines(&description), hook_lines(model.as_ref()))
+    })
+}
+
+/// The resolved description, a line for each setting.
+fn description_lines(description: &Value) -> String {
+    let settings = description.as_object().into_iter().flatten().map(|(key, value)| match value {
+        // Layers that are alike stand together.
+        Value::Array(layers) => format!("  {key}: {}", runs(layers)),
+        other => format!("  {key}: {other}"),
+    });
+    std::iter::once("description:".to_owned()).chain(settings).collect::<Vec<_>>().join("\n")
+}
+
+fn runs(values: &[Value]) -> String {
+    let alike = values.chunk_by(|a, b| a == b).map(|run| format!("{} x {}", run.len(), run[0]));
+    alike.collect::<Vec<_>>().join(", ")
 }
 
 fn facts(info: &ModelInfo) -> String {

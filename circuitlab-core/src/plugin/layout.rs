@@ -9,7 +9,7 @@ use super::registration::{Factory, Registration};
 use super::services::HostServices;
 use crate::codec::BlockShape;
 use crate::hooks::{Action, HookPoint};
-use crate::model::ModelInfo;
+use crate::model::{ModelInfo, Past};
 use crate::params::{ParameterSpec, Parameters};
 use crate::sparsity::{Activated, ActivationGradients, ActivationParameter, BackwardInput, PenaltyWeights};
 use crate::transcoder::{Batch, Dims, StepContext, StepOutput};
@@ -32,6 +32,7 @@ const fn digest() -> u64 {
         Action,
         HookPoint,
         ModelInfo,
+        Past,
         ParameterSpec,
         Parameters,
         Mesh,
@@ -51,6 +52,7 @@ const fn digest() -> u64 {
         ParameterSpec { name, layer, shape, init, per_feature },
         StepOutput { mse, sparsity, preact, gradients, squared_error, active_rows },
         ModelInfo { family, name, fingerprint, layers, d_model, heads, vocabulary, context, bos, eos },
+        Past { tokens, layers },
     );
     hash.0
 }

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
 use crate::hooks::NoHooks;
-use crate::{Action, BlockHook, HookPoint, HookVisitor, LanguageModel, ModelInfo, Result};
+use crate::{Action, BlockHook, HookPoint, HookVisitor, LanguageModel, ModelInfo, Past, Result};
 
 /// Checks a model against the contract of [`LanguageModel`]: its hook points in order and with their shapes; that a value
 /// replaced by itself changes nothing and by another changes the logits; that a stopped pass ends; that tokens and
-/// replacements which do not fit are errors; that rows of a batch do not touch each other, nor later tokens earlier ones.
+/// replacements which do not fit are errors; that rows of a batch do not touch each other, nor later tokens earlier ones; that a
+/// pass in parts is a whole one.
 ///
 /// Pass a small model: the suite runs some five forward passes per hook point, on at most eight positions. Values are
 /// compared with a tolerance of 1e-4 of the largest logit, or 3e-2 for 16-bit types.
@@ -29,6 +30,7 @@ pub fn conforms(model: &dyn LanguageModel) {
     bad_tokens_are_refused(model);
     rows_are_independent(model, &tokens, &plain);
     later_tokens_do_not_reach_back(model, &tokens, &plain);
+    extending_is_a_pass_in_parts(model, &tokens, &plain);
 }
 
 /// Two rows of different tokens that spread over the vocabulary.
@@ -113,7 +115,12 @@ fn hooks_come_in_order_and_shape(model: &dyn LanguageModel, tokens: &Tensor, pla
     let watched = logits(model, tokens, &mut all);
     assert_eq!(all.seen, model.hook_points(), "the places in the order of the forward pass are those of `hook_points`");
     for (point, size) in &all.sizes {
-        assert_eq!(size, &shape(model.info(), tokens, *point), "shape at `{point}`");
+        let mut expected = shape(model.info(), tokens, *point);
+        if matches!(point, HookPoint::Block { hook: BlockHook::QueryNormScale | BlockHook::KeyNormScale, .. }) && size.get(2) == Some(&1) {
+            // One norm spans all heads.
+            expected[2] = 1;
+        }
+        assert_eq!(size, &expected, "shape at `{point}`");
     }
     assert_eq!(plain.size(), shape(model.info(), tokens, HookPoint::Logits), "shape of the logits");
     assert_close(model, &watched, plain, "a visitor that only looks");
@@ -126,10 +133,12 @@ fn shape(info: &ModelInfo, tokens: &Tensor, point: HookPoint) -> Vec<i64> {
         HookPoint::FinalScale => vec![1],
         HookPoint::Logits => vec![info.vocabulary],
         HookPoint::Block { hook, .. } => match hook {
-            BlockHook::Ln1Scale | BlockHook::Ln2Scale => vec![1],
+            BlockHook::Ln1Scale | BlockHook::Ln2Scale | BlockHook::Ln1PostScale | BlockHook::Ln2PostScale => vec![1],
+            BlockHook::QueryNormScale => vec![info.heads, 1],
+            BlockHook::KeyNormScale => vec![info.kv_heads, 1],
             BlockHook::Query | BlockHook::Mixed => vec![info.heads, info.d_head],
             BlockHook::Key | BlockHook::Value => vec![info.kv_heads, info.d_head],
-            BlockHook::Pattern => {
+            BlockHook::Pattern | BlockHook::AttnGate => {
                 let positions = tokens.size()[1];
                 return vec![tokens.size()[0], info.heads as i64, positions, positions];
             }
@@ -196,6 +205,24 @@ fn rows_are_independent(model: &dyn LanguageModel, tokens: &Tensor, plain: &Tens
         let alone = logits(model, &tokens.narrow(0, row, 1), &mut NoHooks);
         assert_close(model, &alone, &plain.narrow(0, row, 1), &format!("row {row} without the others of its batch"));
     }
+}
+
+fn extending_is_a_pass_in_parts(model: &dyn LanguageModel, tokens: &Tensor, plain: &Tensor) {
+    let count = tokens.size()[1];
+    let mut past = Past::default();
+    let mut done = 0;
+    for step in [count / 2, 1, 1, count] {
+        let step = step.min(count - done);
+        if step == 0 {
+            continue;
+        }
+        let next = model.extend(&tokens.narrow(1, done, step), &mut past).expect("further tokens are run");
+        done += step;
+        assert_eq!(past.positions(), done, "positions of the past");
+        assert_close(model, &next, &plain.select(1, done - 1), &format!("position {} of a pass in parts", done - 1));
+    }
+    let beyond = Tensor::zeros([tokens.size()[0], model.info().context as i64 - done + 1], (Kind::Int64, tch::Device::Cpu));
+    assert!(model.extend(&beyond, &mut past).is_err(), "a past that outgrows the context is an error");
 }
 
 fn later_tokens_do_not_reach_back(model: &dyn LanguageModel, tokens: &Tensor, plain: &Tensor) {

@@ -85,6 +85,7 @@ fn describe(config: &ConfigFile) -> Result<Description> {
         mlp: MlpForm { gated: false, activation: config.activation("activation_function", &keys.activation_function)? },
         biases: Biases { qkv: true, output: true, mlp: true },
         tied: keys.tie_word_embeddings,
+        ..Description::default()
     })
 }
 
@@ -102,7 +103,7 @@ fn place(site: Site) -> Option<Place> {
         Site::Down(layer) => Place::transposed(format!("h.{layer}.mlp.c_proj")),
         Site::FinalNorm => Place::plain("ln_f"),
         Site::Unembedding => Place::plain("lm_head"),
-        Site::Gate(_) => return None,
+        Site::QueryNorm(_) | Site::KeyNorm(_) | Site::PostNorm1(_) | Site::Gate(_) | Site::PostNorm2(_) => return None,
     })
 }
 

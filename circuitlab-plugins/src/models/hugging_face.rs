@@ -1,5 +1,6 @@
 //! What Hugging Face's `config.json` files have in common.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,9 @@ pub struct ConfigFile {
     /// The family whose plugin reads it.
     pub family: &'static str,
     path: PathBuf,
+    /// All that are not null.
     keys: Map<String, Value>,
+    nulls: BTreeSet<String>,
 }
 
 impl ConfigFile {
@@ -30,9 +33,10 @@ impl ConfigFile {
         let Value::Object(mut keys) = value else {
             return Err(Error::format(&path, "expected a table of settings"));
         };
-        // Null means the default everywhere in these files.
+        // Null means the default of most keys, so most need not tell it from a key that is not there.
+        let nulls = keys.iter().filter(|(_, value)| value.is_null()).map(|(key, _)| key.clone()).collect();
         keys.retain(|_, value| !value.is_null());
-        let config = Self { family, path, keys };
+        let config = Self { family, path, keys, nulls };
         match config.keys.get("model_type") {
             Some(Value::String(name)) if name == family => {}
             Some(other) => return Err(config.wrong(format!("it is of model family `{}`, not `{family}`", bare(other)))),
@@ -47,7 +51,17 @@ impl ConfigFile {
     /// # Errors
     /// A key of the wrong type, or one without a default that is not there.
     pub fn keys<T: DeserializeOwned>(&self) -> Result<T> {
-        config::read(&format!("`{}`", self.path.display()), Value::Object(self.keys.clone()))
+        config::read(&self.what(), Value::Object(self.keys.clone()))
+    }
+
+    /// What errors call this file.
+    pub(super) fn what(&self) -> String {
+        format!("`{}`", self.path.display())
+    }
+
+    /// The value that was read under `key`; where the file leaves the key out the family's default, and nothing where it says null.
+    pub fn or_unless_null<T>(&self, key: &str, read: Option<T>, default: T) -> Option<T> {
+        read.or_else(|| (!self.nulls.contains(key)).then_some(default))
     }
 
     /// An error about this file.

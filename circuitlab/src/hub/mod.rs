@@ -25,5 +25,5 @@ mod spec;
 mod store;
 
 pub use fetch::{fetch_files, fetch_model, list};
-pub use place::ModelFolder;
+pub use place::find_model;
 pub use spec::{HubKind, HubSpec};

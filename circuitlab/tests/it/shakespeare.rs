@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use circuitlab::cache::{Cache, CacheConfig, CacheJob, JobShare, Side, build, verify};
 use circuitlab::{Silent, model};
-use circuitlab_core::config::{DeviceName, FloatKind};
-use circuitlab_core::{LanguageModel, Registry};
+use circuitlab_core::{LanguageModel, ModelSource, Registry};
 
 fn cached(registry: &Registry, model: &dyn LanguageModel, out: &Path, codec: &str) -> Cache {
     let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/shakespeare");
@@ -35,7 +34,7 @@ fn the_bundled_model_is_cached_within_the_codecs_bounds() {
     circuitlab_plugins::link();
     let registry = Registry::linked().expect("no name twice");
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/shakespeare/model");
-    let model = model::open(&registry, &folder, DeviceName::default(), FloatKind::F32).expect("the bundled model");
+    let model = model::open(&registry, &ModelSource::new(&folder)).expect("the bundled model");
     let place = tempfile::tempdir().expect("a folder");
     let exact = cached(&registry, model.as_ref(), &place.path().join("exact"), "none");
     let small = cached(&registry, model.as_ref(), &place.path().join("small"), "int8+zstd");

@@ -2,20 +2,19 @@
 
 use circuitlab_core::{Construct, ModelSource, Result, register};
 use circuitlab_plugins::models::hugging_face::ConfigFile;
-use circuitlab_plugins::models::rope::RopeKeys;
+use circuitlab_plugins::models::rope::{RopeKeys, RopeOf};
 use circuitlab_plugins::models::transformer::{
-    AttentionScale, Biases, Description, Family, MlpForm, NormForm, NormKind, Place, Position, Site, Transformer,
+    AttentionScale, Biases, Description, Family, LayerForm, LayerPosition, MlpForm, NormForm, NormKind, Place, Position, Site, Transformer,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 /// A folder with a Starcoder2 model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Starcoder2Config(pub ModelSource);
 
-register!(model "starcoder2" => Starcoder2Config, "Starcoder2 of any size, up to the length of its attention window");
+register!(model "starcoder2" => Starcoder2Config, "Starcoder2 of any size");
 circuitlab_core::export_plugin!();
 
 impl Construct for Starcoder2Config {
@@ -27,6 +26,9 @@ impl Construct for Starcoder2Config {
 }
 
 const FAMILY: Family = Family { name: "starcoder2", prefix: "model.", describe, place };
+
+/// More than any model has; a number from a file is not trusted with memory.
+const MOST_LAYERS: usize = 1 << 16;
 
 /// The keys of `config.json` that change what the model computes, with the defaults that files leave out.
 #[derive(Debug, Deserialize)]
@@ -67,18 +69,17 @@ fn yes() -> bool {
 }
 
 fn describe(config: &ConfigFile) -> Result<Description> {
-    config.refuse("partial_rotary_factor", &[json!(1.0), json!(1)])?;
     let keys: Keys = config.keys()?;
     let rope: RopeKeys = config.keys()?;
     let (width, heads) = (keys.hidden_size, keys.num_attention_heads);
     if heads == 0 || !width.is_multiple_of(heads) {
         return Err(config.wrong(format!("{heads} heads do not divide the width {width}")));
     }
-    let window = keys.sliding_window.unwrap_or(usize::MAX);
-    if window == 0 {
-        return Err(config.wrong("`sliding_window` is 0; expected 1 or more, or null for none"));
+    if keys.num_hidden_layers > MOST_LAYERS {
+        return Err(config.wrong(format!("`num_hidden_layers` is {}; expected at most {MOST_LAYERS}", keys.num_hidden_layers)));
     }
     let d_head = width / heads;
+    let of = RopeOf { d_head, context: keys.max_position_embeddings, default_theta: 10_000.0 };
     Ok(Description {
         layers: keys.num_hidden_layers,
         d_model: width,
@@ -87,14 +88,15 @@ fn describe(config: &ConfigFile) -> Result<Description> {
         d_head,
         d_mlp: keys.intermediate_size,
         vocabulary: keys.vocab_size,
-        // A token sees as many tokens as the window has places, itself included: up to there the window changes nothing.
-        context: keys.max_position_embeddings.min(window),
+        context: keys.max_position_embeddings,
         norm: NormForm { kind: NormKind::Layer, eps: keys.norm_epsilon },
-        position: Position::Rotary(rope.form(config, d_head, keys.max_position_embeddings)?),
+        position: Position::Rotary(rope.form(config, of)?),
         scale: AttentionScale { factor: (d_head as f64).powf(-0.5), by_layer: false },
         mlp: MlpForm { gated: false, activation: config.activation("hidden_act", &keys.hidden_act)? },
         biases: Biases { qkv: keys.use_bias, output: keys.use_bias, mlp: keys.use_bias },
         tied: keys.tie_word_embeddings,
+        layer_forms: vec![LayerForm { window: keys.sliding_window, position: LayerPosition::Global }; keys.num_hidden_layers],
+        ..Description::default()
     })
 }
 

@@ -3,13 +3,14 @@
 use tch::{Device, Kind, Tensor};
 
 use super::guarded::Guarded;
-use crate::{HookPoint, HookVisitor, LanguageModel, ModelInfo, Result};
+use crate::{HookPoint, HookVisitor, LanguageModel, ModelInfo, Past, Result};
 
 /// What a model answers without an error.
 pub(super) struct Facts {
     info: ModelInfo,
     placement: (Device, Kind),
     hook_points: Vec<HookPoint>,
+    description: String,
 }
 
 /// Guards a language model.
@@ -17,7 +18,12 @@ pub(super) struct Facts {
 /// # Errors
 /// A panic while it describes itself.
 pub fn model<T: LanguageModel + 'static>(what: &'static str, made: T) -> Result<Box<dyn LanguageModel>> {
-    let facts = |model: &T| Facts { info: model.info().clone(), placement: model.placement(), hook_points: model.hook_points() };
+    let facts = |model: &T| Facts {
+        info: model.info().clone(),
+        placement: model.placement(),
+        hook_points: model.hook_points(),
+        description: model.description(),
+    };
     Ok(Box::new(Guarded::new(what, made).ask(facts)?))
 }
 
@@ -36,5 +42,13 @@ impl<T: LanguageModel> LanguageModel for Guarded<T, Facts> {
 
     fn forward(&self, tokens: &Tensor, visitor: &mut dyn HookVisitor) -> Result<Option<Tensor>> {
         self.call(|model| model.forward(tokens, visitor))
+    }
+
+    fn extend(&self, tokens: &Tensor, past: &mut Past) -> Result<Tensor> {
+        self.call(|model| model.extend(tokens, past))
+    }
+
+    fn description(&self) -> String {
+        self.facts.description.clone()
     }
 }

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{Action, Error, HookPoint, HookVisitor, LanguageModel, ModelInfo, Result};
+use crate::{Action, Error, HookPoint, HookVisitor, LanguageModel, ModelInfo, Past, Result};
 
 /// Wraps a model on the host's side: a visitor that panics ends the forward pass, and its panic goes on in the host.
 pub(in crate::plugin) fn shield(model: Box<dyn LanguageModel>) -> Box<dyn LanguageModel> {
@@ -35,6 +35,14 @@ impl LanguageModel for Shielded {
             Some(panic) => resume_unwind(panic),
             None => outcome,
         }
+    }
+
+    fn extend(&self, tokens: &Tensor, past: &mut Past) -> Result<Tensor> {
+        self.0.extend(tokens, past)
+    }
+
+    fn description(&self) -> String {
+        self.0.description()
     }
 }
 

@@ -30,7 +30,7 @@ pub struct Place {
 }
 
 /// How a linear map's weight is laid out in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Layout {
     /// `[out, in]`.
@@ -42,6 +42,15 @@ pub enum Layout {
         /// Of how many.
         parts: usize,
     },
+    /// `[heads * parts * d_head, in]`: of every head in turn, `parts` maps follow one another, and this is number `part`.
+    ByHead {
+        /// Which, from 0.
+        part: usize,
+        /// Of how many.
+        parts: usize,
+    },
+    /// `[out + .., in]`: the maps of these sites are stacked in this order, and this is one of them.
+    Stacked(Vec<Site>),
 }
 
 impl Place {

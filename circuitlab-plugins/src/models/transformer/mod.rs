@@ -9,6 +9,7 @@ mod description;
 mod family;
 mod fingerprint;
 mod forward;
+mod mask;
 mod mlp;
 mod norm;
 mod open;
@@ -18,7 +19,10 @@ mod sites;
 mod walk;
 mod weights;
 
-pub use description::{Activation, AttentionScale, Biases, Description, MlpForm, NormForm, NormKind, Position, RotaryForm, RotaryScaling};
+pub use description::{
+    Activation, AttentionScale, Biases, BlockForm, Description, LayerForm, LayerPosition, MlpForm, NormForm, NormKind, NormPlaces,
+    Position, QueryKeyNorm, RotaryForm, RotaryScaling, SoftCaps,
+};
 pub use family::{Family, Layout, Place};
 pub use forward::Transformer;
 pub use sites::Site;

@@ -10,6 +10,7 @@ use super::walk::{Halt, Walk};
 #[derive(Debug)]
 pub(super) struct Norm {
     pub(super) form: NormForm,
+    /// Of Gemma's norms 1 is added already, and it is at least f32.
     pub(super) gain: Tensor,
     pub(super) bias: Option<Tensor>,
 }
@@ -41,7 +42,7 @@ impl Norm {
         let kind = x.kind();
         let wide = x.to_kind(widened(kind));
         let centred = match self.form.kind {
-            NormKind::Rms => wide,
+            NormKind::Rms | NormKind::RmsPlusOne => wide,
             NormKind::Layer => &wide - wide.mean_dim(-1, true, None::<Kind>),
         };
         let scale = (centred.square().mean_dim(-1, true, None::<Kind>) + self.form.eps).sqrt();
@@ -49,6 +50,13 @@ impl Norm {
         let unit = centred / scale;
         match self.form.kind {
             NormKind::Rms => Ok(show(hooks.normalized, unit.to_kind(kind), walk)? * &self.gain),
+            NormKind::RmsPlusOne => {
+                let unit = match hooks.normalized {
+                    Some(point) if walk.wants(point) => walk.show(point, unit.to_kind(kind))?,
+                    _ => unit,
+                };
+                Ok((unit * &self.gain).to_kind(kind))
+            }
             NormKind::Layer => {
                 let scaled = unit * &self.gain;
                 let shifted = self.bias.iter().fold(scaled, |sum, bias| sum + bias);

@@ -1,16 +1,17 @@
 //! Building a transformer from a folder.
 
 use circuitlab_core::{Error, ModelInfo, ModelSource, Result};
-use tch::{Device, Kind};
+use serde::Deserialize;
+use tch::Kind;
 
-use super::attention::Attention;
+use super::attention::{Attention, QueryKeyNorms};
 use super::block::Block;
-use super::description::{Description, Position};
+use super::description::{BlockForm, Description, NormKind, QueryKeyNorm, RotaryForm};
 use super::family::Family;
 use super::fingerprint::fingerprint;
 use super::forward::Transformer;
 use super::mlp::Mlp;
-use super::norm::Norm;
+use super::norm::{Norm, widened};
 use super::rotary::Rotary;
 use super::shards::Shards;
 use super::sites::Site;
@@ -25,55 +26,114 @@ impl Transformer {
     /// another shape than the config says, or of a type that is no float.
     pub fn open(source: &ModelSource, family: &Family) -> Result<Self> {
         let config = ConfigFile::read(&source.path, family.name)?;
-        let description = (family.describe)(&config)?;
+        let mut description = (family.describe)(&config)?;
+        description.attention_gate |= source.attention_gate || config.keys::<Gate>()?.attention_gate;
         description.check().map_err(|error| config.wrong(error.to_string()))?;
         let shards = Shards::open(&source.path)?;
         let (device, kind) = (source.device.0, Kind::from(source.dtype));
-        let mut loader = Loader { family, description: &description, shards: &shards, device, kind, parameters: 0 };
+        let without_weights = source.without_weights;
+        let mut loader = Loader { family, description: &description, shards: &shards, device, kind, without_weights, parameters: 0 };
         let embedding = loader.module(Site::Embedding)?.weight;
         let positions = if Site::Positions.exists(&description) { Some(loader.module(Site::Positions)?.weight) } else { None };
-        let blocks = (0..description.layers).map(|layer| block(&mut loader, layer)).collect::<Result<Vec<_>>>()?;
+        let mut rotaries = Rotaries::default();
+        let blocks = (0..description.layers).map(|layer| block(&mut loader, layer, &mut rotaries)).collect::<Result<Vec<_>>>()?;
         let final_norm = norm(&mut loader, Site::FinalNorm)?;
         let unembedding =
             if description.tied { Linear { weight: embedding.shallow_clone(), bias: None } } else { loader.module(Site::Unembedding)? };
         loader.check_for_more()?;
         let info = info(source, &config, &description, fingerprint(&description, &shards)?, loader.parameters)?;
-        let rotary = rotary(&description, device, kind);
-        Ok(Self { info, embedding, positions, rotary, blocks, final_norm, unembedding })
+        let described = serde_json::to_string(&description).map_err(|error| config.wrong(error.to_string()))?;
+        Ok(Self {
+            info,
+            description: described,
+            placement: (device, kind),
+            without_weights,
+            embedding_scale: description.embedding_scale,
+            logits_cap: description.caps.logits,
+            embedding,
+            positions,
+            rotaries: rotaries.0.iter().map(|form| Rotary::new(form, device, kind)).collect(),
+            blocks,
+            final_norm,
+            unembedding,
+        })
     }
 }
 
-fn rotary(description: &Description, device: Device, kind: Kind) -> Option<Rotary> {
-    match &description.position {
-        Position::Learned => None,
-        Position::Rotary(form) => Some(Rotary::new(form, device, kind)),
+/// A key of `config.json` that is ours, for models of any family that were post-trained for sparse attention.
+#[derive(Deserialize)]
+struct Gate {
+    #[serde(default)]
+    attention_gate: bool,
+}
+
+/// The different rotary embeddings of a model's layers.
+#[derive(Default)]
+struct Rotaries(Vec<RotaryForm>);
+
+impl Rotaries {
+    fn place_of(&mut self, form: &RotaryForm) -> usize {
+        self.0.iter().position(|known| known == form).unwrap_or_else(|| {
+            self.0.push(form.clone());
+            self.0.len() - 1
+        })
     }
 }
 
-fn block(loader: &mut Loader<'_>, layer: usize) -> Result<Block> {
+fn block(loader: &mut Loader<'_>, layer: usize, rotaries: &mut Rotaries) -> Result<Block> {
     let description = loader.description;
-    let attention = Attention {
+    Ok(Block {
+        parallel: description.block == BlockForm::Parallel,
+        attention: attention(loader, layer)?,
+        norm1: optional_norm(loader, Site::Norm1(layer))?,
+        post_norm1: optional_norm(loader, Site::PostNorm1(layer))?,
+        norm2: optional_norm(loader, Site::Norm2(layer))?,
+        mlp: Mlp {
+            activation: description.mlp.activation,
+            gate: if description.mlp.gated { Some(loader.module(Site::Gate(layer))?) } else { None },
+            up: loader.module(Site::Up(layer))?,
+            down: loader.module(Site::Down(layer))?,
+        },
+        post_norm2: optional_norm(loader, Site::PostNorm2(layer))?,
+        rotary: description.rotary_of(layer).map(|form| rotaries.place_of(form)),
+    })
+}
+
+fn attention(loader: &mut Loader<'_>, layer: usize) -> Result<Attention> {
+    let description = loader.description;
+    let norms = match description.query_key_norm {
+        None => None,
+        Some(spans) => Some(QueryKeyNorms {
+            all_heads: spans == QueryKeyNorm::AllHeads,
+            query: norm(loader, Site::QueryNorm(layer))?,
+            key: norm(loader, Site::KeyNorm(layer))?,
+        }),
+    };
+    Ok(Attention {
         heads: description.heads as i64,
         kv_heads: description.kv_heads as i64,
         d_head: description.d_head as i64,
         scale: description.scale.of(layer),
+        cap: description.caps.scores,
+        window: description.layer_form(layer).window.map(|window| i64::try_from(window).unwrap_or(i64::MAX)),
+        gated: description.attention_gate,
         query: loader.module(Site::Query(layer))?,
         key: loader.module(Site::Key(layer))?,
         value: loader.module(Site::Value(layer))?,
+        norms,
         output: loader.module(Site::Output(layer))?,
-    };
-    let mlp = Mlp {
-        activation: description.mlp.activation,
-        gate: if description.mlp.gated { Some(loader.module(Site::Gate(layer))?) } else { None },
-        up: loader.module(Site::Up(layer))?,
-        down: loader.module(Site::Down(layer))?,
-    };
-    Ok(Block { norm1: norm(loader, Site::Norm1(layer))?, attention, norm2: norm(loader, Site::Norm2(layer))?, mlp })
+    })
+}
+
+fn optional_norm(loader: &mut Loader<'_>, site: Site) -> Result<Option<Norm>> {
+    if site.exists(loader.description) { norm(loader, site).map(Some) } else { Ok(None) }
 }
 
 fn norm(loader: &mut Loader<'_>, site: Site) -> Result<Norm> {
+    let form = loader.description.norm;
     let Linear { weight, bias } = loader.module(site)?;
-    Ok(Norm { form: loader.description.norm, gain: weight, bias })
+    let gain = if form.kind == NormKind::RmsPlusOne { weight.to_kind(widened(weight.kind())) + 1.0 } else { weight };
+    Ok(Norm { form, gain, bias })
 }
 
 fn info(source: &ModelSource, config: &ConfigFile, description: &Description, fingerprint: String, parameters: u64) -> Result<ModelInfo> {

@@ -35,7 +35,9 @@ pub(super) struct Loader<'a> {
     pub(super) shards: &'a Shards,
     pub(super) device: Device,
     pub(super) kind: Kind,
-    /// Entries read so far.
+    /// Whether tensors are checked and left in their files.
+    pub(super) without_weights: bool,
+    /// Entries so far.
     pub(super) parameters: u64,
 }
 
@@ -59,7 +61,7 @@ impl Loader<'_> {
             self.check_absent(site, "weight", weight)?;
             self.check_absent(site, "bias", bias)?;
         }
-        self.check_absent(Site::Norm1(layers), "weight", true)
+        [Site::Norm1(layers), Site::Query(layers)].into_iter().try_for_each(|site| self.check_absent(site, "weight", true))
     }
 
     fn check_absent(&self, site: Site, term: &str, absent: bool) -> Result<()> {
@@ -88,28 +90,49 @@ impl Loader<'_> {
             (self.family.place)(site).ok_or_else(|| Error::Invalid(format!("family `{}` has no place for {site:?}", self.family.name)))?;
         let name = self.name(site, &place, term);
         let file = self.shards.holding(&name)?;
-        let (stored, part) = stored_as(place.layout, shape);
-        check(file, &name, &stored)?;
-        let mut tensor = file.tensor(&name, Some(self.kind), self.device)?;
-        if let Some((part, width)) = part {
-            tensor = tensor.f_narrow(-1, part * width, width)?;
-            if shape.len() == 2 {
-                tensor = tensor.f_transpose(0, 1)?;
-            }
-            // Copied: a view would keep the fused tensor in memory.
-            tensor = tensor.f_contiguous()?;
+        check(file, &name, &self.stored_shape(&place.layout, shape))?;
+        self.parameters += shape.iter().product::<i64>() as u64;
+        if self.without_weights {
+            return Ok(Tensor::f_empty([0], (self.kind, self.device))?);
         }
-        self.parameters += tensor.numel() as u64;
-        Ok(tensor)
+        let stored = file.tensor(&name, Some(self.kind), self.device)?;
+        self.taken_out(stored, site, &place.layout, shape)
     }
-}
 
-/// The shape in the file, and for fused maps which part of its last axis is meant: its number and width.
-fn stored_as(layout: Layout, shape: &[i64]) -> (Vec<i64>, Option<(i64, i64)>) {
-    match (layout, shape) {
-        (Layout::Transposed { part, parts }, [out]) => (vec![out * parts as i64], Some((part as i64, *out))),
-        (Layout::Transposed { part, parts }, [out, inner]) => (vec![*inner, out * parts as i64], Some((part as i64, *out))),
-        _ => (shape.to_vec(), None),
+    /// The shape in the file of a tensor that has this shape in the model.
+    fn stored_shape(&self, layout: &Layout, shape: &[i64]) -> Vec<i64> {
+        let wide = |parts: usize| shape[0] * parts as i64;
+        match (layout, shape) {
+            (Layout::Transposed { parts, .. }, [_, inner]) => vec![*inner, wide(*parts)],
+            (Layout::Transposed { parts, .. } | Layout::ByHead { parts, .. }, _) => [&[wide(*parts)], &shape[1..]].concat(),
+            (Layout::Stacked(sites), _) => [&[self.rows_of(sites)], &shape[1..]].concat(),
+            _ => shape.to_vec(),
+        }
+    }
+
+    /// Rows of several maps together.
+    fn rows_of(&self, sites: &[Site]) -> i64 {
+        sites.iter().map(|site| site.weight_shape(self.description)[0]).sum()
+    }
+
+    /// One of the maps that a stored tensor holds. Copied: a view would keep all of them in memory.
+    fn taken_out(&self, stored: Tensor, site: Site, layout: &Layout, shape: &[i64]) -> Result<Tensor> {
+        let part = match layout {
+            Layout::Transposed { part, .. } => {
+                let part = stored.f_narrow(-1, *part as i64 * shape[0], shape[0])?;
+                if shape.len() == 2 { part.f_transpose(0, 1)? } else { part }
+            }
+            Layout::ByHead { part, parts } => {
+                let by_head = [&[-1, *parts as i64, self.description.d_head as i64], &shape[1..]].concat();
+                stored.f_view(by_head.as_slice())?.f_select(1, *part as i64)?.f_reshape(shape)?
+            }
+            Layout::Stacked(sites) => {
+                let before: Vec<Site> = sites.iter().copied().take_while(|other| *other != site).collect();
+                stored.f_narrow(0, self.rows_of(&before), shape[0])?
+            }
+            Layout::Plain => return Ok(stored),
+        };
+        Ok(if part.is_contiguous() { part.copy() } else { part.f_contiguous()? })
     }
 }
 

@@ -78,7 +78,7 @@ fn tensors_that_the_config_leaves_out_are_named() {
 #[test]
 fn options_that_are_not_supported_are_named() {
     let llama = |changes| configured("llama", "llama", &changes);
-    assert_says(&llama(json!({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}})), &["unknown rope type `yarn`", "llama3"]);
+    assert_says(&llama(json!({"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}})), &["unknown rope type `dynamic`", "llama3"]);
     assert_says(&llama(json!({"rope_parameters": {"rope_type": "llama3"}})), &["`llama3` needs `factor`"]);
     assert_says(&llama(json!({"rope_parameters": {"rope_type": "linear", "factor": 0.0}})), &["factor is 0"]);
     assert_says(&llama(json!({"rope_parameters": {"rope_tipe": "linear"}})), &["rope_tipe"]);

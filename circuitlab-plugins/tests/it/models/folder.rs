@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use circuitlab_core::config::{DeviceName, FloatKind};
+use circuitlab_core::config::FloatKind;
 use circuitlab_core::{Error, LanguageModel, ModelSource, Registry, Spec, files, tensors};
 use serde_json::Value;
 use tch::Tensor;
@@ -18,8 +18,11 @@ pub(super) fn fixture(name: &str) -> PathBuf {
 }
 
 pub(super) fn open(family: &str, path: &Path, dtype: FloatKind) -> Result<Box<dyn LanguageModel>, Error> {
+    open_source(family, ModelSource { dtype, ..ModelSource::new(path) })
+}
+
+pub(super) fn open_source(family: &str, source: ModelSource) -> Result<Box<dyn LanguageModel>, Error> {
     circuitlab_plugins::link();
-    let source = ModelSource { path: path.to_path_buf(), device: DeviceName::default(), dtype, name: None };
     let Ok(Value::Object(settings)) = serde_json::to_value(source) else { panic!("a source is a table") };
     let registry = Registry::linked().expect("no name twice");
     registry.build::<dyn LanguageModel>(&Spec { name: family.to_owned(), settings })

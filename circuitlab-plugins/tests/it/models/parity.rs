@@ -4,15 +4,46 @@ use circuitlab_core::config::FloatKind;
 use circuitlab_core::hooks::NoHooks;
 use circuitlab_core::tensors::TensorFile;
 use circuitlab_core::testing::model::conforms;
-use circuitlab_core::{Action, BlockHook, HookPoint, HookVisitor, LanguageModel, Result};
+use circuitlab_core::{Action, BlockHook, HookPoint, HookVisitor, LanguageModel, ModelSource, Result};
 use tch::{Device, Kind, Tensor};
 
-use super::folder::{Folder, fixture, open, repository};
+use super::folder::{Folder, fixture, open, open_source, repository};
 
-/// The largest error measured is 2.0e-6, from the order of f32 sums.
-const TOLERANCE: f64 = 5e-6;
+/// Of the largest value of a tensor, or of 1. The largest error measured is 2.1e-6, as much as the recorded f32 values themselves
+/// differ from f64.
+const TOLERANCE: f64 = 4e-6;
 
-const MODELS: [(&str, &str); 3] = [("llama", "llama"), ("llama", "llama3-rope"), ("gpt2", "gpt2")];
+const MODELS: [(&str, &str); 18] = [
+    ("llama", "llama"),
+    ("llama", "llama3-rope"),
+    ("gpt2", "gpt2"),
+    ("gpt2", "gpt2-gate"),
+    ("mistral", "mistral"),
+    ("qwen2", "qwen2"),
+    ("qwen2", "qwen2-window"),
+    ("qwen2", "qwen2-yarn"),
+    ("qwen3", "qwen3"),
+    ("qwen3", "qwen3-window"),
+    ("gemma2", "gemma2"),
+    ("gemma3_text", "gemma3"),
+    ("gpt_neox", "gpt_neox"),
+    ("gpt_neox", "gpt_neox-serial"),
+    ("olmo2", "olmo2"),
+    ("phi3", "phi3"),
+    ("phi3", "phi3-long"),
+    ("smollm3", "smollm3"),
+];
+
+/// Those that have every hook point between them.
+const CONFORMING: [(&str, &str); 7] = [
+    ("llama", "llama"),
+    ("gpt2", "gpt2"),
+    ("gpt2", "gpt2-gate"),
+    ("gemma3_text", "gemma3"),
+    ("gpt_neox", "gpt_neox"),
+    ("olmo2", "olmo2"),
+    ("phi3", "phi3"),
+];
 
 /// Compares the values at some places with a file's.
 struct Compare<'a> {
@@ -29,8 +60,9 @@ impl Compare<'_> {
     fn compare(&mut self, key: &str, got: &Tensor) {
         let want = self.expected.tensor(key, None, Device::Cpu).expect("recorded");
         assert_eq!(want.size(), got.size(), "{key}");
-        let error = (want - got).abs().max().double_value(&[]);
-        assert!(error <= TOLERANCE, "{key}: off by {error:e}");
+        let error = (&want - got).abs().max().double_value(&[]);
+        let largest = want.abs().max().double_value(&[]);
+        assert!(error <= TOLERANCE * largest.max(1.0), "{key}: off by {error:e} of {largest}");
     }
 }
 
@@ -53,10 +85,16 @@ const ADDED: [(&str, BlockHook); 4] = [
     ("resid_post", BlockHook::ResidPost),
 ];
 
+/// A recorded model; those whose name ends so have gated attention.
+fn recorded(family: &str, name: &str, dtype: FloatKind) -> Box<dyn LanguageModel> {
+    let source = ModelSource { dtype, attention_gate: name.ends_with("-gate"), ..ModelSource::new(fixture(name)) };
+    open_source(family, source).expect("opens")
+}
+
 #[test]
 fn every_recorded_value_is_met() {
     for (family, name) in MODELS {
-        let model = open(family, &fixture(name), FloatKind::F32).expect("opens");
+        let model = recorded(family, name, FloatKind::F32);
         let expected = TensorFile::open(&fixture(name).join("expected.safetensors")).expect("recorded");
         let tokens = expected.tensor("tokens", None, Device::Cpu).expect("recorded");
         let hooked = [ADDED.as_slice(), &[("attn_pattern", BlockHook::Pattern)]].concat();
@@ -73,9 +111,18 @@ fn every_recorded_value_is_met() {
 
 #[test]
 fn recorded_models_conform() {
-    for (family, name) in MODELS {
-        for dtype in [FloatKind::F32, FloatKind::F64, FloatKind::Bf16] {
-            conforms(&*open(family, &fixture(name), dtype).expect("opens"));
+    tch::set_num_threads(1);
+    for (family, name) in CONFORMING {
+        conforms(&*recorded(family, name, FloatKind::F32));
+    }
+}
+
+#[test]
+fn recorded_models_conform_in_other_types() {
+    tch::set_num_threads(1);
+    for (family, name) in [("llama", "llama"), ("gpt2", "gpt2"), ("gemma2", "gemma2")] {
+        for dtype in [FloatKind::F64, FloatKind::Bf16] {
+            conforms(&*recorded(family, name, dtype));
         }
     }
 }
@@ -172,7 +219,7 @@ fn gradients_reach_what_a_visitor_puts_in() {
         }
     }
     for (family, name) in MODELS {
-        let model = open(family, &fixture(name), FloatKind::F32).expect("opens");
+        let model = recorded(family, name, FloatKind::F32);
         let mut leaf = Leaf(Tensor::new());
         let tokens = Tensor::arange(5, (Kind::Int64, Device::Cpu)).unsqueeze(0);
         let logits = model.forward(&tokens, &mut leaf).expect("runs").expect("is not stopped");

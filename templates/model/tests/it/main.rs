@@ -3,7 +3,7 @@
 mod folder;
 mod reference;
 
-use circuitlab_core::config::{DeviceName, FloatKind};
+use circuitlab_core::config::FloatKind;
 use circuitlab_core::hooks::NoHooks;
 use circuitlab_core::tch::{Kind, Tensor};
 use circuitlab_core::{LanguageModel, ModelSource, Registry, Result, Spec, testing};
@@ -17,7 +17,7 @@ const SIZES: Sizes = Sizes { layers: 2, width: 12, heads: 3, kv_heads: 1, hidden
 const PLAIN: Switches = Switches { biased: true, tied: true };
 
 fn open(folder: &Folder, dtype: FloatKind) -> Result<Box<dyn LanguageModel>> {
-    let source = ModelSource { path: folder.path().to_path_buf(), device: DeviceName::default(), dtype, name: None };
+    let source = ModelSource { dtype, ..ModelSource::new(folder.path()) };
     let Ok(Value::Object(settings)) = serde_json::to_value(source) else { panic!("a source is a table") };
     Registry::linked()?.build::<dyn LanguageModel>(&Spec { name: "starcoder2".to_owned(), settings })
 }
@@ -63,23 +63,28 @@ fn both_dialects_of_rotary_embedding_are_one() {
 }
 
 #[test]
-fn the_context_ends_where_the_window_would_matter() {
-    for (window, context) in [(json!(null), 32), (json!(64), 32), (json!(5), 5)] {
+fn a_window_matters_from_where_it_ends() {
+    let tokens = Tensor::from_slice(&[3_i64, 16, 0, 7, 7, 12]).unsqueeze(0);
+    let logits = |window: Value| {
         let folder = Folder::new(SIZES, PLAIN);
         folder.configure(&json!({"sliding_window": window}));
-        assert_eq!(open(&folder, FloatKind::F32).expect("opens").info().context, context);
-    }
+        let model = open(&folder, FloatKind::F64).expect("opens");
+        model.forward(&tokens, &mut NoHooks).expect("runs").expect("is not stopped").get(0)
+    };
+    let apart = |window: i64, position: i64| (logits(json!(null)) - logits(json!(window))).get(position).abs().max().double_value(&[]);
+    assert!((0..6).all(|position| apart(6, position) < 1e-12));
+    assert!((0..4).all(|position| apart(4, position) < 1e-12) && apart(4, 4) > 1e-6 && apart(4, 5) > 1e-6);
 }
 
 #[test]
 fn bad_folders_are_refused() {
     for (changes, message) in [
         (json!({"model_type": "llama"}), "it is of model family `llama`, not `starcoder2`"),
-        (json!({"sliding_window": 0}), "`sliding_window` is 0; expected 1 or more, or null for none"),
+        (json!({"sliding_window": 0}), "the attention window is 0; expected 1 or more"),
         (json!({"sliding_window": -1}), "sliding_window"),
         (json!({"num_attention_heads": 5}), "5 heads do not divide the width 12"),
         (json!({"hidden_act": "mish"}), "unknown `hidden_act` `mish`"),
-        (json!({"partial_rotary_factor": 0.5}), "`partial_rotary_factor` of `0.5` is not supported"),
+        (json!({"partial_rotary_factor": 0.5}), "`partial_rotary_factor` of 0.5 is not supported"),
         (json!({"num_hidden_layers": 3}), "it has no tensor `model.layers.2.self_attn.q_proj.weight`"),
         (json!({"num_hidden_layers": 1}), "`model.layers.1.input_layernorm.weight`, which does not fit"),
         (json!({"tie_word_embeddings": false}), "it has no tensor `lm_head.weight`"),
