@@ -47,5 +47,5 @@ pub use sparsity::{
     Activated, ActivationGradients, ActivationParameter, BackwardInput, JumpForm, PenaltyWeights, Scope, SparsityActivation,
 };
 pub use tch;
-pub use text::{Documents, TextSource};
+pub use text::{Content, Documents, Piece, TextInput, TextSource};
 pub use transcoder::{Batch, Dims, StepContext, StepOutput, Transcoder};

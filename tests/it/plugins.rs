@@ -89,8 +89,7 @@ fn loaded_activation_text_source_sink_and_strategy_do_their_part() {
         library(&made(kind, name), "", folder.path());
     }
     let whole = fs::read_to_string(text()).expect("the text");
-    let lines: Vec<String> = whole[..60_000].split("\n\n").map(|speech| serde_json::json!({"text": speech}).to_string()).collect();
-    put(&at("speeches.jsonl"), &lines.join("\n"));
+    put(&at("speeches.md"), &whole[..60_000].replace("\n\n", "\n\n# speech\n"));
     // A folder of plugins on the search path; what is no plugin in it is left out.
     put(&at("readme.so"), "not a library");
     let run = |args: &[&str]| {
@@ -100,7 +99,7 @@ fn loaded_activation_text_source_sink_and_strategy_do_their_part() {
         words
     };
     let (cache, out, model) = (at("cache"), at("run"), model());
-    let words = run(&["cache", "--model", arg(&model), "--text", arg(&at("speeches.jsonl")), "--out", arg(&cache)]);
+    let words = run(&["cache", "--model", arg(&model), "--text", arg(&at("speeches.md")), "--out", arg(&cache)]);
     assert!(words.contains("left out: plugin") && words.contains("readme.so"), "{words}");
     let mut args = vec!["train", "--cache", arg(&cache), "--out", arg(&out), "--activation", "my-activation", "--strategy", "my-strategy"];
     args.extend(pipeline::SMALL);

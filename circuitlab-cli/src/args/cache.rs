@@ -70,6 +70,9 @@ pub struct CacheWriteArgs {
     /// The cache folder to write.
     #[arg(long, value_name = "CACHE")]
     pub out: PathBuf,
+    /// Shares of the text paths in the tokens of the cache, one for each, such as `0.7,0.3`; nothing is repeated.
+    #[arg(long, value_name = "SHARES")]
+    pub weights: Option<String>,
     /// Positions of a context, BOS included.
     #[arg(long, value_name = "TOKENS")]
     pub context: Option<usize>,

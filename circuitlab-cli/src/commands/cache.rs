@@ -53,17 +53,42 @@ fn config(args: &CacheWriteArgs) -> anyhow::Result<CacheConfig> {
     if let Some(range) = &args.text.range {
         range.parse::<TextRange>().context("--range")?;
     }
-    let flags = [("context", &context), ("codec", &args.codec), ("range", &args.text.range)];
+    let weights = args.weights.as_deref().map(weights).transpose()?;
+    // As TOML text, or a field that is called `5` would be read as a number.
+    let text_field = args.text.text_field.as_ref().map(|field| serde_json::json!(field).to_string());
+    let skip = args.text.skip_bad_lines.then(|| true.to_string());
+    let flags = [
+        ("context", &context),
+        ("codec", &args.codec),
+        ("range", &args.text.range),
+        ("weights", &weights),
+        ("text_field", &text_field),
+        ("skip_bad_lines", &skip),
+    ];
     let named = flags.into_iter().filter_map(|(key, value)| value.as_ref().map(|value| format!("{key}={value}")));
     let sets: Vec<String> = named.chain(args.set.iter().cloned()).collect();
     let presets = serde_json::to_value(CacheConfig::default())?;
     Ok(circuitlab::config::resolve(args.config.as_deref(), &sets, presets)?)
 }
 
+/// `0.7,0.3` as a list.
+fn weights(text: &str) -> anyhow::Result<String> {
+    let wrong = || anyhow!("--weights `{text}`: expected numbers with commas between, such as `0.7,0.3`");
+    let numbers: Vec<f64> = text.split(',').map(|number| number.trim().parse().map_err(|_| wrong())).collect::<Result<_, _>>()?;
+    if numbers.iter().all(|number| number.is_finite()) { Ok(format!("{numbers:?}")) } else { Err(wrong()) }
+}
+
 fn line(summary: &Summary, args: &CacheWriteArgs) -> String {
+    let skipped = match summary.skipped_documents {
+        0 => String::new(),
+        count => format!("; {} bad lines were left out", human::whole(count)),
+    };
+    if summary.chunks == 0 {
+        return format!("{}: no document fell to job {}, so its part is complete without a row{skipped}", args.out.display(), args.job);
+    }
     let what = if summary.was_complete() { "was complete already (`cache verify` reads every byte):" } else { "holds" };
     format!(
-        "{} {what} {} rows in {} chunks, {} ({:.1} times smaller than f32)",
+        "{} {what} {} rows in {} chunks, {} ({:.1} times smaller than f32){skipped}",
         args.out.display(),
         human::whole(summary.rows),
         summary.chunks,
@@ -98,10 +123,13 @@ fn status(args: &CacheFolderArgs, context: &Context) -> anyhow::Result<()> {
         table.row(["model", &format!("{} ({}), {} layers of width {}", of.model, of.family, of.layers, of.d_model)]);
         table.row(["hooks", &format!("{} -> {}", of.input_hook, of.output_hook)]);
         table.row(["codec", &of.codec.to_string()]);
-        table.row(["rows", &format!("{} of {}", human::whole(status.rows), human::whole(of.rows))]);
+        table.row(["rows", &format!("{} of {}", human::whole(status.rows), human::whole(status.planned_rows))]);
         table.row(["on disk", &human::bytes(status.bytes)]);
         for part in &status.parts {
             table.row([format!("job {}/{}", part.job, of.jobs), format!("{} of {} chunks", part.chunks, part.planned_chunks)]);
+        }
+        if !status.missing_jobs.is_empty() {
+            table.row(["", "the rows of jobs that were not begun are not known yet"]);
         }
         for job in &status.missing_jobs {
             table.row([format!("job {job}/{}", of.jobs), "not begun".to_owned()]);

@@ -83,7 +83,7 @@ fn place(out: &Path) -> ModelPlace {
 }
 
 fn text(out: &Path, range: &str) -> TextArgs {
-    TextArgs { paths: vec![out.join("shakespeare.txt")], range: Some(range.to_owned()) }
+    TextArgs { paths: vec![out.join("shakespeare.txt")], text_field: None, skip_bad_lines: false, range: Some(range.to_owned()) }
 }
 
 fn cache_args(out: &Path) -> CacheWriteArgs {
@@ -91,6 +91,7 @@ fn cache_args(out: &Path) -> CacheWriteArgs {
         place: place(out),
         text: text(out, TRAIN_RANGE),
         out: out.join("cache"),
+        weights: None,
         context: None,
         codec: None,
         job: "1/1".to_owned(),

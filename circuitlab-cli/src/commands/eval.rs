@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use circuitlab::eval::{EvalText, Report, SpliceReport, evaluate};
 use circuitlab::saved::SavedTranscoder;
-use circuitlab::text::{PackOptions, TextRange, Tokenizer, pack, resolve};
+use circuitlab::text::{PackOptions, TextRange, Tokenizer, pack, resolve, sources_with};
 use circuitlab_core::LanguageModel;
 use circuitlab_core::config::FloatKind;
 
@@ -80,10 +80,11 @@ fn histogram(report: &Report) -> String {
 /// The text in contexts that the model can take.
 fn eval_text(args: &EvalArgs, model: &dyn LanguageModel, folder: &Path, context: &Context) -> anyhow::Result<EvalText> {
     let range: TextRange = args.text.range.as_deref().map(str::parse).transpose().context("--range")?.unwrap_or_default();
-    let options = PackOptions { context: args.context, min_tokens: 1, range };
+    let options = PackOptions { range, ..PackOptions::new(args.context) };
     options.check(model.info()).context("--context")?;
-    let files = resolve(&context.registry, &[], &args.text.paths)?;
-    let tokenizer = Tokenizer::load(folder, model.info())?;
+    let sources = sources_with(&context.registry, &[], args.text.text_field.as_deref(), args.text.skip_bad_lines)?;
+    let files = resolve(&context.registry, &sources, &args.text.paths)?;
+    let tokenizer = Tokenizer::load_if_there(folder, model.info())?;
     let packed = pack(&files, &tokenizer, model.info(), &options, &context.bars)?;
     Ok(EvalText::new(&packed, &tokenizer, args.max_contexts, args.batch_contexts))
 }

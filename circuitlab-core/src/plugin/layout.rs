@@ -13,7 +13,7 @@ use crate::model::{ModelInfo, Past};
 use crate::params::{ParameterSpec, Parameters};
 use crate::sparsity::{Activated, ActivationGradients, ActivationParameter, BackwardInput, PenaltyWeights};
 use crate::transcoder::{Batch, Dims, StepContext, StepOutput};
-use crate::{Documents, Error, Mesh, Record, Result};
+use crate::{Content, Documents, Error, Mesh, Piece, Record, Result, TextInput};
 
 /// The digest in hexadecimal.
 pub(super) const DIGEST: Hexadecimal = Hexadecimal::of(digest());
@@ -42,9 +42,12 @@ const fn digest() -> u64 {
         StepContext<'static>,
         StepOutput
     );
+    whole!(Content, Piece, TextInput);
     whole!(Activated, ActivationGradients, ActivationParameter, BackwardInput<'static>, PenaltyWeights);
     fields!(
         Registration { name, summary, package, version, normalise, schema, factory },
+        Piece { content, last },
+        TextInput { path, reader },
         Dims { layers, d_model, d_features },
         Batch { inputs, targets },
         Activated { acts, active },

@@ -3,8 +3,7 @@
 /// Registers a config struct under a name.
 ///
 /// ```
-/// use circuitlab_core::{Construct, Documents, Result, TextSource, register};
-/// use std::path::Path;
+/// use circuitlab_core::{Construct, Documents, Result, TextInput, TextSource, register};
 ///
 /// #[derive(Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 /// #[serde(default, deny_unknown_fields)]
@@ -24,7 +23,7 @@
 ///     fn extensions(&self) -> Vec<String> {
 ///         vec!["nothing".into()]
 ///     }
-///     fn documents(&self, _: &Path) -> Result<Documents> {
+///     fn documents(&self, _: TextInput) -> Result<Documents> {
 ///         Ok(Box::new(std::iter::empty()))
 ///     }
 /// }

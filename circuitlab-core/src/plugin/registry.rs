@@ -158,12 +158,10 @@ fn json(spec: &Spec) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use serde::{Deserialize, Serialize};
 
     use super::*;
-    use crate::{Construct, Documents, TextSource};
+    use crate::{Construct, Documents, TextInput, TextSource};
 
     #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
     #[serde(default, deny_unknown_fields)]
@@ -195,7 +193,7 @@ mod tests {
             vec!["lines".into()]
         }
 
-        fn documents(&self, _: &Path) -> Result<Documents> {
+        fn documents(&self, _: TextInput) -> Result<Documents> {
             Ok(Box::new(std::iter::empty()))
         }
     }

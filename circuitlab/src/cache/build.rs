@@ -27,6 +27,8 @@ pub struct Summary {
     pub bytes: u64,
     /// What its rows would take as 32-bit floats.
     pub raw_bytes: u64,
+    /// Documents that were left out because they could not be read, where that is allowed.
+    pub skipped_documents: u64,
 }
 
 impl Summary {
@@ -61,7 +63,7 @@ pub fn build(job: &CacheJob<'_>, progress: &dyn Progress) -> Result<Summary> {
     progress.end();
     let Manifest { chunks, rows, .. } = &part.manifest;
     let (chunks, rows, bytes) = (chunks.len(), *rows, part.manifest.bytes());
-    Ok(Summary { chunks, written_chunks: missing.len(), rows, bytes, raw_bytes: plan.raw_bytes() })
+    Ok(Summary { chunks, written_chunks: missing.len(), rows, bytes, raw_bytes: plan.raw_bytes(), skipped_documents: plan.skipped() })
 }
 
 /// A fresh job wants a place that is free, or one where other jobs of the same cache are at work; no job wants a folder of
@@ -95,13 +97,16 @@ impl Part {
         let manifest = if Manifest::is_in(&folder) {
             let there = Manifest::read(&folder)?;
             plan.identity().agree(&format!("cache `{}` was begun differently", folder.display()), &there.identity)?;
+            let what = |field: &str| format!("part `{}` was planned differently, `{field}`", folder.display());
+            if there.planned_rows != plan.rows() {
+                return Err(Error::mismatch(what("planned_rows"), there.planned_rows, plan.rows()));
+            }
             if there.planned_chunks != plan.chunks() {
-                let what = format!("part `{}` was planned differently, `planned_chunks`", folder.display());
-                return Err(Error::mismatch(what, there.planned_chunks, plan.chunks()));
+                return Err(Error::mismatch(what("planned_chunks"), there.planned_chunks, plan.chunks()));
             }
             there
         } else {
-            let fresh = Manifest::new(plan.identity().clone(), job.share, plan.chunks());
+            let fresh = Manifest::new(plan.identity().clone(), job.share, plan.chunks(), plan.rows());
             fresh.write(&folder)?;
             fresh
         };

@@ -8,12 +8,13 @@ use circuitlab_core::{BlockHook, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::plugins::PluginsConfig;
-use crate::text::{PackOptions, TextRange};
+use crate::text::{BosPolicy, Deal, PackOptions, TextRange};
 use crate::{Error, Result};
 
 /// Config of a cache.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct CacheConfig {
     /// Positions of a context, BOS included. Default: 128.
     pub context: usize,
@@ -37,6 +38,21 @@ pub struct CacheConfig {
     pub range: TextRange,
     /// Whether the rows of special tokens (BOS, EOS, ..) are left out. Default: yes.
     pub drop_special_rows: bool,
+    /// Whether contexts begin with BOS: `auto` (where the model has one), true or false. Default: `auto`.
+    pub bos: BosPolicy,
+    /// Whether the model's EOS is appended to each document. Default: no.
+    pub eos: bool,
+    /// Whether the documents of a job are joined one after another, with EOS (or BOS, for models without) between them, so that all contexts are
+    /// full. Default: no, contexts do not cross from one document into the next.
+    pub cross_documents: bool,
+    /// Shares of the `--text` paths in the tokens of the cache, one for each. As much is used as there is without repeating any, exact to a
+    /// context and within each job. Default: none, everything is used.
+    pub weights: Option<Vec<f64>>,
+    /// The field or column that holds the text, or the ids of documents that are tokens already, in files that have such.
+    /// Default: `text`.
+    pub text_field: Option<String>,
+    /// Whether lines that cannot be read are left out and counted. Default: no, they are errors.
+    pub skip_bad_lines: bool,
     /// Text sources whose settings differ from the defaults. Default: none.
     pub sources: Vec<Spec>,
     /// Plugin libraries.
@@ -56,6 +72,12 @@ impl Default for CacheConfig {
             seed: 0,
             range: TextRange::ALL,
             drop_special_rows: true,
+            bos: BosPolicy::Auto,
+            eos: false,
+            cross_documents: false,
+            weights: None,
+            text_field: None,
+            skip_bad_lines: false,
             sources: Vec::new(),
             plugins: PluginsConfig::default(),
         }
@@ -63,9 +85,18 @@ impl Default for CacheConfig {
 }
 
 impl CacheConfig {
-    /// How its documents are cut.
-    pub fn pack_options(&self) -> PackOptions {
-        PackOptions { context: self.context, min_tokens: self.min_tokens, range: self.range }
+    /// How its documents are cut, and which of them are a job's.
+    pub fn pack_options(&self, share: JobShare) -> PackOptions {
+        PackOptions {
+            context: self.context,
+            min_tokens: self.min_tokens,
+            range: self.range,
+            bos: self.bos,
+            eos: self.eos,
+            cross_documents: self.cross_documents,
+            weights: self.weights.clone(),
+            deal: Deal { seed: self.seed, part: share.job as u64 - 1, parts: share.jobs as u64 },
+        }
     }
 }
 
@@ -119,16 +150,6 @@ impl JobShare {
         self.jobs
     }
 
-    /// How many of `total` places are the job's: place `p` belongs to job `p % jobs + 1`.
-    pub(super) fn places(self, total: usize) -> usize {
-        (total + self.jobs - self.job) / self.jobs
-    }
-
-    /// The job's place number `index`.
-    pub(super) fn place(self, index: usize) -> usize {
-        index * self.jobs + self.job - 1
-    }
-
     /// The name of the job's folder.
     pub(super) fn folder(self) -> String {
         format!("part-{:03}-of-{:03}", self.job, self.jobs)
@@ -176,15 +197,16 @@ mod tests {
     }
 
     #[test]
-    fn jobs_share_all_places() {
-        for total in 0..20 {
-            let mut places: Vec<usize> = (1..=3)
-                .map(|job| JobShare::new(job, 3).expect("a job"))
-                .flat_map(|share| (0..share.places(total)).map(move |index| share.place(index)))
-                .collect();
-            places.sort_unstable();
-            assert!(places.into_iter().eq(0..total));
+    fn bos_is_a_word_or_a_flag() {
+        for (written, policy) in
+            [(serde_json::json!("auto"), BosPolicy::Auto), (true.into(), BosPolicy::Always), (false.into(), BosPolicy::Never)]
+        {
+            let config: CacheConfig = circuitlab_core::config::read("cache", serde_json::json!({"bos": written})).expect("a policy");
+            assert_eq!(config.bos, policy);
+            assert_eq!(serde_json::to_value(&config).expect("plain data")["bos"], written);
         }
+        let error = circuitlab_core::config::read::<CacheConfig>("cache", serde_json::json!({"bos": 3})).expect_err("a number");
+        assert!(error.to_string().contains("expected `auto`, true or false"), "{error}");
     }
 
     #[test]

@@ -104,9 +104,10 @@ impl Rows {
             let bos = usize::from(context.bos.is_some());
             let position = *kept as usize % lot.positions;
             let token = if position < bos { context.bos.unwrap_or(0) } else { context.tokens[position - bos] };
+            let origin = context.origin(position.saturating_sub(bos));
             self.index.tokens[*place] = token;
-            self.index.documents[*place] = context.document;
-            self.index.positions[*place] = context.position + position.saturating_sub(bos) as u32;
+            self.index.documents[*place] = origin.document;
+            self.index.positions[*place] = origin.position;
         }
     }
 

@@ -40,31 +40,43 @@ pub struct Identity {
     pub min_tokens: usize,
     /// The token that begins each context; without one, contexts begin with their text.
     pub bos: Option<u32>,
+    /// The token that was appended to each document; none where nothing was.
+    pub eos: Option<u32>,
+    /// Whether documents were joined in contexts.
+    pub cross_documents: bool,
+    /// Shares of the user's paths, where they were mixed, and how many files each path named.
+    pub weights: Vec<PathWeight>,
     /// Whether rows of special tokens were left out.
     pub drop_special_rows: bool,
     /// The special tokens.
     pub special_tokens: Vec<u32>,
-    /// SHA-256 of `tokenizer.json`.
-    pub tokenizer: String,
+    /// SHA-256 of `tokenizer.json`; none where there is none, because the documents were tokens already.
+    pub tokenizer: Option<String>,
     /// The files of text.
     pub text: Vec<SourceRecord>,
     /// The part of each file.
     pub range: TextRange,
     /// Seed of the order of contexts and rows.
     pub seed: u64,
-    /// How many jobs share the contexts.
+    /// How many jobs share the documents.
     pub jobs: usize,
-    /// Contexts of all jobs.
-    pub contexts: usize,
-    /// Rows of all jobs.
-    pub rows: u64,
-    /// Contexts of a chunk.
-    pub chunk_contexts: usize,
+    /// About how many rows a chunk has.
+    pub chunk_rows: usize,
     /// Contexts that went through the model at once.
     pub batch_contexts: usize,
     /// Who provided the codecs. Not compared: the codecs are.
     #[serde(default)]
     pub providers: Vec<Provider>,
+}
+
+/// The share of one of the user's paths.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PathWeight {
+    /// Its share of the tokens, beside those of the other paths.
+    pub weight: f64,
+    /// How many of the files are its own.
+    pub files: usize,
 }
 
 impl Identity {

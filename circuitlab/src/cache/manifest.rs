@@ -12,7 +12,7 @@ use super::statistics::Statistics;
 use crate::{Error, Result};
 
 /// The version of the cache's files.
-pub(super) const SCHEMA: u32 = 1;
+pub(super) const SCHEMA: u32 = 2;
 const FILE: &str = "manifest.json";
 
 /// What a part's folder holds. It is replaced after every chunk.
@@ -27,6 +27,8 @@ pub struct Manifest {
     pub job: usize,
     /// How many chunks the part has when it is whole.
     pub planned_chunks: usize,
+    /// How many rows the part has when it is whole.
+    pub planned_rows: u64,
     /// Rows of the chunks below.
     pub rows: u64,
     /// The chunks that are there, in order.
@@ -53,10 +55,10 @@ pub struct ChunkEntry {
 
 impl Manifest {
     /// A part without chunks.
-    pub(super) fn new(identity: Identity, share: JobShare, planned_chunks: usize) -> Self {
+    pub(super) fn new(identity: Identity, share: JobShare, planned_chunks: usize, planned_rows: u64) -> Self {
         let none = vec![Statistics::default(); identity.layers];
         let (inputs, targets) = (none.clone(), none);
-        Self { schema: SCHEMA, identity, job: share.job(), planned_chunks, rows: 0, chunks: Vec::new(), inputs, targets }
+        Self { schema: SCHEMA, identity, job: share.job(), planned_chunks, planned_rows, rows: 0, chunks: Vec::new(), inputs, targets }
     }
 
     /// Whether a folder holds one.
@@ -76,7 +78,7 @@ impl Manifest {
         let schema = value.get("schema").and_then(serde_json::Value::as_u64);
         if schema != Some(u64::from(SCHEMA)) {
             let got = schema.map_or_else(|| "none".to_owned(), |schema| schema.to_string());
-            return Err(wrong(format!("expected the cache format version {SCHEMA}, got {got}")));
+            return Err(wrong(format!("expected the cache format version {SCHEMA}, got {got}; make the cache again with this program")));
         }
         let manifest: Self = circuitlab_core::config::read(&format!("`{}`", path.display()), value)?;
         manifest.inconsistency().map_or(Ok(manifest), |message| Err(wrong(message)))
@@ -121,6 +123,9 @@ impl Manifest {
         let rows = self.chunks.iter().try_fold(0_u64, |sum, chunk| sum.checked_add(chunk.rows));
         if rows != Some(self.rows) {
             return Some(format!("its chunks do not add up to its {} rows", self.rows));
+        }
+        if self.is_complete() && self.rows != self.planned_rows {
+            return Some(format!("its chunks have {} rows, expected {}", self.rows, self.planned_rows));
         }
         let fits = |statistics: &[Statistics]| {
             let sound = |layer: &Statistics| {

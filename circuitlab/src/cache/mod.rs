@@ -21,7 +21,7 @@ mod window;
 pub use build::{Summary, build};
 pub use chunk::{ChunkReader, RowIndex, Side};
 pub use config::{CacheConfig, JobShare};
-pub use identity::Identity;
+pub use identity::{Identity, PathWeight};
 pub use loader::{LoadedBatch, Loader, LoaderOptions};
 pub use manifest::{ChunkEntry, Manifest};
 pub use open::{Cache, Normalisation};

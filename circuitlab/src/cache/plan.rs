@@ -1,6 +1,5 @@
 //! What a job will do: the text in contexts, and how contexts make chunks.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use circuitlab_core::random::Permutation;
@@ -8,10 +7,10 @@ use circuitlab_core::{CodecChain, HookPoint, LanguageModel, Registry};
 use tch::Kind;
 
 use super::config::{CacheConfig, JobShare};
-use super::identity::Identity;
+use super::identity::{Identity, PathWeight};
 use crate::progress::Progress;
 use crate::saved::check_hooks;
-use crate::text::{Context, PackedText, Tokenizer, pack, resolve};
+use crate::text::{BosPolicy, Context, PackedText, SourceFile, Tokenizer, check_weights, pack, resolve, sources_with};
 use crate::{Error, Result};
 
 /// About how much memory the rows of a chunk take before they are encoded.
@@ -46,55 +45,53 @@ pub struct Plan {
     codec: CodecChain,
     text: PackedText,
     order: Permutation,
+    /// Where each chunk begins in the order, and the end of the last.
+    bounds: Vec<usize>,
+    rows: u64,
 }
 
 impl Plan {
-    /// Checks the settings, reads and tokenises the text, and lays out the chunks. Runs no model and writes nothing.
+    /// Checks the settings, reads and tokenises the job's share of the text, and lays out its chunks. Runs no model and writes nothing
+    /// but temporary files.
     ///
     /// # Errors
     /// Settings that do not fit the model, and text or a tokenizer that cannot be used.
     pub fn new(job: &CacheJob<'_>, progress: &dyn Progress) -> Result<Self> {
-        let CacheJob { config, .. } = job;
+        let CacheJob { config, share, .. } = *job;
         let info = job.model.info();
         check(job)?;
         let codec = CodecChain::build(job.registry, &config.codec)?;
-        let files = resolve(job.registry, &config.sources, job.text)?;
-        let tokenizer = Tokenizer::load(job.tokenizer, info)?;
-        let records = files.iter().map(crate::text::SourceFile::record).collect::<Result<Vec<_>>>()?;
-        let text = pack(&files, &tokenizer, info, &config.pack_options(), progress)?;
-        let mut identity = Identity {
-            model: info.name.clone(),
-            family: info.family.clone(),
-            fingerprint: info.fingerprint.clone(),
-            dtype: dtype_name(job.model.placement().1),
-            layers: info.layers,
-            d_model: info.d_model,
-            input_hook: config.input_hook,
-            output_hook: config.output_hook,
-            codec: codec.spec().clone(),
-            context: config.context,
-            min_tokens: config.min_tokens,
-            bos: info.bos,
-            drop_special_rows: config.drop_special_rows,
-            special_tokens: tokenizer.special().collect(),
-            tokenizer: tokenizer.sha256().to_owned(),
-            text: records,
-            range: config.range,
-            seed: config.seed,
-            jobs: job.share.jobs(),
-            contexts: text.len(),
-            rows: 0,
-            chunk_contexts: 1,
-            batch_contexts: config.batch_contexts,
-            providers: job.registry.providers(codec.plugins())?,
-        };
-        identity.rows = text.iter().map(|context| kept(&identity, &context).count() as u64).sum();
-        if identity.rows == 0 {
+        let sources = sources_with(job.registry, &config.sources, config.text_field.as_deref(), config.skip_bad_lines)?;
+        let files = resolve(job.registry, &sources, job.text)?;
+        let tokenizer = Tokenizer::load_if_there(job.tokenizer, info)?;
+        let identity = identity(job, &codec, &files, &tokenizer)?;
+        let text = pack(&files, &tokenizer, info, &config.pack_options(share), progress)?;
+        let order = Permutation::new(config.seed, "contexts", share.job() as u64, text.len() as u64);
+        let mut plan = Self { identity, share, codec, text, order, bounds: vec![0], rows: 0 };
+        plan.lay_out();
+        if plan.rows == 0 && share.jobs() == 1 {
             return Err(Error::Invalid("the text has no row to keep: all its tokens are special".to_owned()));
         }
-        identity.chunk_contexts = chunk_contexts(&identity, config.chunk_rows);
-        let order = Permutation::new(config.seed, "contexts", 0, text.len() as u64);
-        Ok(Self { identity, share: job.share, codec, text, order })
+        Ok(plan)
+    }
+
+    /// Cuts the order into chunks of about the same number of rows, none much larger than asked for.
+    fn lay_out(&mut self) {
+        self.rows = self.text.iter().map(|context| self.kept_rows(&context)).sum();
+        let chunks = self.rows.div_ceil(self.identity.chunk_rows as u64);
+        let mut rows = 0;
+        for place in 0..self.text.len() {
+            let kept = self.kept_rows(&self.context(place));
+            rows += kept;
+            let next = self.bounds.len() as u128;
+            if next <= u128::from(chunks) && u128::from(rows) * u128::from(chunks) >= next * u128::from(self.rows) && kept > 0 {
+                self.bounds.push(place + 1);
+            }
+        }
+        // Contexts without a row to keep may follow the last with one.
+        if let Some(end) = self.bounds.last_mut().filter(|end| **end > 0) {
+            *end = self.text.len();
+        }
     }
 
     /// What all parts of the cache share.
@@ -109,12 +106,17 @@ impl Plan {
 
     /// How many chunks this job writes.
     pub fn chunks(&self) -> usize {
-        self.share.places(self.text.len()).div_ceil(self.identity.chunk_contexts)
+        self.bounds.len() - 1
     }
 
     /// How many rows this job writes.
     pub fn rows(&self) -> u64 {
-        self.contexts(0..self.share.places(self.text.len())).map(|context| self.kept(&context).count() as u64).sum()
+        self.rows
+    }
+
+    /// Documents that were left out because they could not be read.
+    pub fn skipped(&self) -> u64 {
+        self.text.skipped()
     }
 
     /// What the rows of this job would take as 32-bit floats.
@@ -129,13 +131,14 @@ impl Plan {
 
     /// The contexts of one chunk.
     pub(super) fn chunk(&self, chunk: usize) -> impl Iterator<Item = Context<'_>> {
-        let first = chunk * self.identity.chunk_contexts;
-        self.contexts(first..(first + self.identity.chunk_contexts).min(self.share.places(self.text.len())))
+        let bound = |number: usize| self.bounds.get(number).copied().unwrap_or(self.text.len());
+        (bound(chunk)..bound(chunk + 1)).map(|place| self.context(place))
     }
 
     /// The order of the rows of a chunk.
     pub(super) fn row_order(&self, chunk: usize, rows: usize) -> Permutation {
-        Permutation::new(self.identity.seed, "rows", self.share.place(chunk) as u64, rows as u64)
+        let number = (self.share.job() as u64) << 32 | chunk as u64;
+        Permutation::new(self.identity.seed, "rows", number, rows as u64)
     }
 
     /// The positions of a context whose rows are kept.
@@ -143,14 +146,54 @@ impl Plan {
         kept(&self.identity, context)
     }
 
-    fn contexts(&self, indices: Range<usize>) -> impl Iterator<Item = Context<'_>> {
-        indices.map(|index| self.text.context(self.order.at(self.share.place(index) as u64) as usize))
+    fn kept_rows(&self, context: &Context<'_>) -> u64 {
+        (if self.identity.drop_special_rows { context.plain_tokens } else { context.positions() }) as u64
+    }
+
+    /// The context at a place of the order.
+    fn context(&self, place: usize) -> Context<'_> {
+        self.text.context(self.order.at(place as u64) as usize)
     }
 }
 
 fn kept(identity: &Identity, context: &Context<'_>) -> impl Iterator<Item = usize> {
     let drop = identity.drop_special_rows;
     context.ids().enumerate().filter(move |(_, id)| !drop || identity.special_tokens.binary_search(id).is_err()).map(|(place, _)| place)
+}
+
+fn identity(job: &CacheJob<'_>, codec: &CodecChain, files: &[SourceFile], tokenizer: &Tokenizer) -> Result<Identity> {
+    let CacheJob { config, .. } = job;
+    let info = job.model.info();
+    let row_bytes = info.layers * info.d_model * 2 * 4;
+    let files_of = |path: usize| files.iter().filter(|file| file.group() == path).count();
+    let weights = config.weights.iter().flatten().enumerate();
+    Ok(Identity {
+        model: info.name.clone(),
+        family: info.family.clone(),
+        fingerprint: info.fingerprint.clone(),
+        dtype: dtype_name(job.model.placement().1),
+        layers: info.layers,
+        d_model: info.d_model,
+        input_hook: config.input_hook,
+        output_hook: config.output_hook,
+        codec: codec.spec().clone(),
+        context: config.context,
+        min_tokens: config.min_tokens,
+        bos: info.bos.filter(|_| config.bos != BosPolicy::Never),
+        eos: info.eos.filter(|_| config.eos),
+        cross_documents: config.cross_documents,
+        weights: weights.map(|(path, weight)| PathWeight { weight: *weight, files: files_of(path) }).collect(),
+        drop_special_rows: config.drop_special_rows,
+        special_tokens: tokenizer.special().collect(),
+        tokenizer: tokenizer.sha256().map(str::to_owned),
+        text: files.iter().map(SourceFile::record).collect::<Result<Vec<_>>>()?,
+        range: config.range,
+        seed: config.seed,
+        jobs: job.share.jobs(),
+        chunk_rows: config.chunk_rows.unwrap_or_else(|| CHUNK_BYTES / row_bytes.max(1)).max(1),
+        batch_contexts: config.batch_contexts,
+        providers: job.registry.providers(codec.plugins())?,
+    })
 }
 
 fn check(job: &CacheJob<'_>) -> Result<()> {
@@ -168,14 +211,10 @@ fn check(job: &CacheJob<'_>) -> Result<()> {
         }
     }
     check_hooks(config.input_hook, config.output_hook)?;
-    config.pack_options().check(job.model.info())
-}
-
-fn chunk_contexts(identity: &Identity, chunk_rows: Option<usize>) -> usize {
-    let row_bytes = identity.layers * identity.d_model * 2 * 4;
-    let rows = chunk_rows.unwrap_or_else(|| CHUNK_BYTES / row_bytes.max(1)) as u128;
-    let contexts = rows * identity.contexts as u128 / u128::from(identity.rows);
-    (contexts as usize).clamp(1, identity.contexts)
+    if let Some(weights) = &config.weights {
+        check_weights(weights, job.text.len())?;
+    }
+    config.pack_options(job.share).check(job.model.info())
 }
 
 fn dtype_name(kind: Kind) -> String {

@@ -29,8 +29,10 @@ pub struct CacheStatus {
     pub parts: Vec<PartStatus>,
     /// The jobs that were not begun, from 1.
     pub missing_jobs: Vec<usize>,
-    /// Rows so far, of `identity.rows`.
+    /// Rows so far.
     pub rows: u64,
+    /// Rows that the parts which were begun will have.
+    pub planned_rows: u64,
     /// Bytes of all chunks so far.
     pub bytes: u64,
     /// Whether it can be trained on.
@@ -48,6 +50,8 @@ pub struct PartStatus {
     pub planned_chunks: usize,
     /// Rows of the written chunks.
     pub rows: u64,
+    /// Rows that it will have.
+    pub planned_rows: u64,
     /// Bytes of the written chunks.
     pub bytes: u64,
 }
@@ -67,6 +71,7 @@ pub fn status(folder: &Path) -> Result<CacheStatus> {
         chunks: manifest.chunks.len(),
         planned_chunks: manifest.planned_chunks,
         rows: manifest.rows,
+        planned_rows: manifest.planned_rows,
         bytes: manifest.bytes(),
     };
     let parts: Vec<PartStatus> = manifests.iter().map(|(_, manifest)| part(manifest)).collect();
@@ -74,6 +79,7 @@ pub fn status(folder: &Path) -> Result<CacheStatus> {
     Ok(CacheStatus {
         identity: first.identity.clone(),
         rows: parts.iter().map(|part| part.rows).sum(),
+        planned_rows: parts.iter().map(|part| part.planned_rows).sum(),
         bytes: parts.iter().map(|part| part.bytes).sum(),
         complete: missing_jobs.is_empty() && manifests.iter().all(|(_, manifest)| manifest.is_complete()),
         parts,

@@ -1,8 +1,14 @@
-//! Contexts: pieces of documents that fit the model.
+//! Reads files, tokenises what they hold, and packs it.
 
-use circuitlab_core::ModelInfo;
+use std::collections::VecDeque;
 
-use super::range::TextRange;
+use circuitlab_core::{Content, ModelInfo, Piece};
+
+use super::deal::LONG_BYTES;
+use super::layout::PackOptions;
+use super::mix::mix;
+use super::packed::PackedText;
+use super::packer::Packer;
 use super::source::SourceFile;
 use super::tokenizer::Tokenizer;
 use crate::progress::Progress;
@@ -11,141 +17,13 @@ use crate::{Error, Result};
 /// Documents are handed to the tokenizer in lots of about this size, so that all cores have work.
 const LOT_BYTES: usize = 4 << 20;
 
-/// How documents are cut into contexts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PackOptions {
-    /// Positions of a context, BOS included.
-    pub context: usize,
-    /// Contexts with fewer tokens, BOS excluded, are left out: only the last of a document can be so short.
-    pub min_tokens: usize,
-    /// The part of each file.
-    pub range: TextRange,
-}
-
-impl PackOptions {
-    /// Checks them against a model.
-    ///
-    /// # Errors
-    /// A context that is longer than the model's or holds no token, and a least number of tokens that no context reaches.
-    pub fn check(&self, model: &ModelInfo) -> Result<()> {
-        let least = 1 + usize::from(model.bos.is_some());
-        let invalid = |message| Err(Error::Invalid(message));
-        if self.context < least || self.context > model.context {
-            let longest = model.context;
-            return invalid(format!("`context` is {}; the model `{}` takes {least} to {longest}", self.context, model.name));
-        }
-        let most = self.context + 1 - least;
-        if self.min_tokens == 0 || self.min_tokens > most {
-            return invalid(format!("`min_tokens` is {}; with a context of {} expected 1 to {most}", self.min_tokens, self.context));
-        }
-        Ok(())
-    }
-}
-
-/// The contexts of a text. Tokens are kept once and contexts are ranges of them, so 1 GB of text takes about that much.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PackedText {
-    bos: Option<u32>,
-    tokens: Vec<u32>,
-    windows: Vec<Window>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Window {
-    start: usize,
-    length: u32,
-    document: u32,
-    position: u32,
-}
-
-/// One context.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Context<'a> {
-    /// The token that begins it, where the model has one.
-    pub bos: Option<u32>,
-    /// The tokens after that.
-    pub tokens: &'a [u32],
-    /// The number of its document: documents are counted through all files, those outside the range included.
-    pub document: u32,
-    /// The place of its first token after BOS in the document's tokens (in those of the part inside the range).
-    pub position: u32,
-}
-
-impl Context<'_> {
-    /// What the model is given: BOS and the tokens.
-    pub fn ids(&self) -> impl Iterator<Item = u32> {
-        self.bos.into_iter().chain(self.tokens.iter().copied())
-    }
-
-    /// How many positions it takes.
-    pub fn positions(&self) -> usize {
-        self.tokens.len() + usize::from(self.bos.is_some())
-    }
-}
-
-impl PackedText {
-    /// Cuts documents that are tokens already.
-    ///
-    /// # Errors
-    /// More documents, or more tokens in one, than 32 bits count.
-    pub fn new(bos: Option<u32>, options: &PackOptions, documents: impl IntoIterator<Item = Vec<u32>>) -> Result<Self> {
-        let mut packed = Self { bos, ..Self::default() };
-        for (document, tokens) in documents.into_iter().enumerate() {
-            packed.push(document, &tokens, options)?;
-        }
-        Ok(packed)
-    }
-
-    /// How many contexts.
-    pub fn len(&self) -> usize {
-        self.windows.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.windows.is_empty()
-    }
-
-    /// How many tokens are in contexts, BOS excluded.
-    pub fn tokens(&self) -> u64 {
-        self.windows.iter().map(|window| u64::from(window.length)).sum()
-    }
-
-    /// One context, for `index < len`.
-    ///
-    /// # Panics
-    /// When there is no such context.
-    pub fn context(&self, index: usize) -> Context<'_> {
-        let Window { start, length, document, position } = self.windows[index];
-        Context { bos: self.bos, tokens: &self.tokens[start..start + length as usize], document, position }
-    }
-
-    /// All contexts, in the text's order.
-    pub fn iter(&self) -> impl Iterator<Item = Context<'_>> {
-        (0..self.len()).map(|index| self.context(index))
-    }
-
-    fn push(&mut self, document: usize, tokens: &[u32], options: &PackOptions) -> Result<()> {
-        let Ok((document, _)) = u32::try_from(document).and_then(|document| Ok((document, u32::try_from(tokens.len())?))) else {
-            return Err(Error::Invalid("the text has more documents, or more tokens in one document, than 4 billion".to_owned()));
-        };
-        let begin = self.tokens.len();
-        self.tokens.extend_from_slice(tokens);
-        let room = options.context.saturating_sub(usize::from(self.bos.is_some())).max(1);
-        for position in (0..tokens.len()).step_by(room) {
-            let length = room.min(tokens.len() - position);
-            if length >= options.min_tokens {
-                self.windows.push(Window { start: begin + position, length: length as u32, document, position: position as u32 });
-            }
-        }
-        Ok(())
-    }
-}
+/// Left-out documents are named in the log up to this many; after that they are only counted.
+const NAMED_SKIPS: u64 = 20;
 
 /// Reads, encodes and cuts files.
 ///
 /// # Errors
-/// Options that do not fit the model, files that cannot be read, and text without a single token.
+/// Options that do not fit the model, files that cannot be read, and text without a single token. A part of several may have none.
 pub fn pack(
     files: &[SourceFile],
     tokenizer: &Tokenizer,
@@ -153,63 +31,157 @@ pub fn pack(
     options: &PackOptions,
     progress: &dyn Progress,
 ) -> Result<PackedText> {
-    options.check(model)?;
-    let mut packer =
-        Packer { tokenizer, options, packed: PackedText { bos: model.bos, ..PackedText::default() }, lot: Vec::new(), documents: 0 };
-    progress.begin("tokenising", files.len() as u64, "files");
-    for (done, file) in files.iter().enumerate() {
-        packer.add(file)?;
-        progress.at(done as u64 + 1, "");
+    let packer = Packer::new(options, model, tokenizer.special())?;
+    let mut reading = Reading {
+        tokenizer,
+        options,
+        packer,
+        lot: VecDeque::new(),
+        lot_bytes: 0,
+        documents: 0,
+        open: None,
+        skipped: 0,
+        groups: Vec::new(),
+    };
+    let total: u64 = files.iter().map(SourceFile::bytes).sum();
+    progress.begin("tokenising", total, "bytes");
+    let mut done = 0;
+    for file in files {
+        reading.add(file, &|read| progress.at(done + read, ""))?;
+        done += file.bytes();
+        progress.at(done, "");
     }
-    packer.flush()?;
+    let skipped = reading.skipped;
+    if skipped > NAMED_SKIPS {
+        tracing::warn!("{skipped} documents were left out in all; the first {NAMED_SKIPS} are named above");
+    }
+    let groups = std::mem::take(&mut reading.groups);
+    let packed = PackedText { skipped, ..mix(reading.packer.finish()?, &groups, options)? };
     progress.end();
-    if packer.packed.is_empty() {
+    if packed.is_empty() && options.deal.parts <= 1 {
         let names: Vec<String> = files.iter().map(|file| format!("`{}`", file.path().display())).collect();
         let range = if options.range.is_all() { String::new() } else { format!(" in the range {}", options.range) };
         return Err(Error::Invalid(format!("there is no context of text{range} in {}", names.join(", "))));
     }
-    Ok(packer.packed)
+    Ok(packed)
 }
 
-struct Packer<'a> {
+struct Reading<'a> {
     tokenizer: &'a Tokenizer,
     options: &'a PackOptions,
-    packed: PackedText,
-    /// Documents that wait for the tokenizer.
-    lot: Vec<String>,
-    /// How many were tokenised before those.
-    documents: usize,
+    packer: Packer,
+    /// Pieces that wait for the tokenizer.
+    lot: VecDeque<Step>,
+    lot_bytes: usize,
+    /// How many documents have begun.
+    documents: u64,
+    /// The document whose end has not come, and whether it is ours.
+    open: Option<bool>,
+    skipped: u64,
+    /// Contexts so far at the end of each of the user's paths.
+    groups: Vec<usize>,
 }
 
-impl Packer<'_> {
-    fn add(&mut self, file: &SourceFile) -> Result<()> {
+/// What the packer will be told, in order.
+enum Step {
+    Begin(u32, bool),
+    Text(String),
+    Tokens(Vec<u32>),
+    End,
+}
+
+impl Reading<'_> {
+    fn add(&mut self, file: &SourceFile, progress: &dyn Fn(u64)) -> Result<()> {
         let range = self.options.range;
         let mut total_bytes = 0;
         if !range.is_all() {
-            for document in file.documents()? {
-                total_bytes += document?.len() as u64;
+            for piece in file.documents()?.pieces {
+                total_bytes += piece?.bytes() as u64;
             }
         }
         let mut cutter = range.cutter(total_bytes);
-        let mut waiting_bytes: usize = self.lot.iter().map(String::len).sum();
-        for document in file.documents()? {
-            let document = document?;
-            let part = cutter.cut(&document);
-            waiting_bytes += part.len();
-            // Documents outside the range are counted, so that a number means the same document in every range.
-            self.lot.push(if part.len() == document.len() { document } else { part.to_owned() });
-            if waiting_bytes >= LOT_BYTES {
+        let mut documents = file.documents()?;
+        while let Some(piece) = documents.pieces.next() {
+            let piece = piece?;
+            let (bytes, last) = (piece.bytes(), piece.last);
+            if let Content::Skipped(why) = &piece.content {
+                self.skip(file, why);
+                continue;
+            }
+            let wanted = match self.open {
+                Some(wanted) => wanted,
+                None => self.begin(&piece)?,
+            };
+            let part = cutter.cut(piece.content);
+            if wanted {
+                self.lot_bytes += bytes;
+                self.lot.push_back(match part {
+                    Content::Tokens(ids) => Step::Tokens(self.tokenizer.known(ids, file.path())?),
+                    Content::Text(text) => Step::Text(text),
+                    Content::Skipped(_) => Step::Text(String::new()),
+                });
+                if last {
+                    self.lot.push_back(Step::End);
+                }
+            }
+            self.open = (!last).then_some(wanted);
+            if self.lot_bytes >= LOT_BYTES {
                 self.flush()?;
-                waiting_bytes = 0;
+                progress(documents.read_bytes());
             }
         }
+        if let Some(true) = self.open.take() {
+            // A source that forgot the end of its last document.
+            self.lot.push_back(Step::End);
+        }
+        self.flush()?;
+        self.groups.resize((file.group() + 1).max(self.groups.len()), 0);
+        self.groups[file.group()] = self.packer.contexts();
         Ok(())
     }
 
+    /// A new document begins. Documents outside the range and of other jobs are counted too, so that a number means the same
+    /// document everywhere.
+    fn begin(&mut self, first: &Piece) -> Result<bool> {
+        let number = u32::try_from(self.documents).map_err(|_| Error::Invalid("the text has more documents than 4 billion".to_owned()))?;
+        self.documents += 1;
+        let long = !first.last || first.bytes() > LONG_BYTES;
+        let wanted = self.packer.wants(number, long);
+        if wanted {
+            self.lot.push_back(Step::Begin(number, long));
+        }
+        Ok(wanted)
+    }
+
+    fn skip(&mut self, file: &SourceFile, why: &str) {
+        self.skipped += 1;
+        if self.skipped <= NAMED_SKIPS {
+            tracing::warn!("left out of `{}`: {why}", file.path().display());
+        }
+    }
+
     fn flush(&mut self) -> Result<()> {
-        for tokens in self.tokenizer.encode_all(std::mem::take(&mut self.lot))? {
-            self.packed.push(self.documents, &tokens, self.options)?;
-            self.documents += 1;
+        self.lot_bytes = 0;
+        let lot = std::mem::take(&mut self.lot);
+        let mut texts = Vec::new();
+        let mut steps = Vec::with_capacity(lot.len());
+        for step in lot {
+            match step {
+                Step::Text(text) => {
+                    steps.push(Step::Text(String::new()));
+                    texts.push(text);
+                }
+                other => steps.push(other),
+            }
+        }
+        let mut encoded = if texts.is_empty() { Vec::new() } else { self.tokenizer.encode_all(texts)? }.into_iter();
+        for step in steps {
+            match step {
+                Step::Begin(number, long) => self.packer.begin(number, long)?,
+                Step::Text(_) => self.packer.add(&encoded.next().unwrap_or_default())?,
+                Step::Tokens(ids) => self.packer.add(&ids)?,
+                Step::End => self.packer.end()?,
+            }
         }
         Ok(())
     }
@@ -219,36 +191,98 @@ impl Packer<'_> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::deal::Deal;
+    use super::super::fixture::model;
+    use super::super::layout::BosPolicy;
+    use super::super::packed::{Context, Origin};
     use super::*;
 
-    const OPTIONS: PackOptions = PackOptions { context: 4, min_tokens: 2, range: TextRange::ALL };
+    fn pack_tokens(options: &PackOptions, documents: &[Vec<u32>], long: bool) -> PackedText {
+        let mut packer = Packer::new(options, &model(), [98, 99]).expect("fits");
+        for (number, tokens) in documents.iter().enumerate() {
+            packer.begin(number as u32, long).expect("begins");
+            for piece in tokens.chunks(3) {
+                packer.add(piece).expect("adds");
+            }
+            packer.end().expect("ends");
+        }
+        packer.finish().expect("maps")
+    }
+
+    fn contexts(packed: &PackedText) -> Vec<(Vec<u32>, (u32, u32))> {
+        let origin = |context: &Context<'_>| (context.origin(0).document, context.origin(0).position);
+        packed.iter().map(|context| (context.ids().collect(), origin(&context))).collect()
+    }
+
+    fn options(context: usize) -> PackOptions {
+        PackOptions::new(context)
+    }
 
     #[test]
     fn contexts_stay_within_documents_and_short_ends_go() {
-        let packed = PackedText::new(Some(9), &OPTIONS, [vec![1, 2, 3, 4, 5], vec![], vec![6, 7, 8, 1]]).expect("few");
-        let contexts: Vec<_> =
-            packed.iter().map(|context| (context.ids().collect::<Vec<_>>(), context.document, context.position)).collect();
-        assert_eq!(contexts, [(vec![9, 1, 2, 3], 0, 0), (vec![9, 4, 5], 0, 3), (vec![9, 6, 7, 8], 2, 0)]);
+        let documents = [vec![1, 2, 3, 4, 5], vec![], vec![6, 7, 8, 1]];
+        let packed = pack_tokens(&PackOptions { min_tokens: 2, ..options(4) }, &documents, false);
+        assert_eq!(contexts(&packed), [(vec![99, 1, 2, 3], (0, 0)), (vec![99, 4, 5], (0, 3)), (vec![99, 6, 7, 8], (2, 0))]);
         assert_eq!(packed.tokens(), 8);
+    }
+
+    #[test]
+    fn bos_and_eos_are_as_asked_for() {
+        let documents = [vec![1, 2, 3, 98], vec![], vec![6]];
+        let never = PackOptions { bos: BosPolicy::Never, eos: true, ..options(4) };
+        let packed = pack_tokens(&never, &documents, false);
+        assert_eq!(contexts(&packed), [(vec![1, 2, 3, 98], (0, 0)), (vec![98], (0, 4)), (vec![6, 98], (2, 0))]);
+        assert_eq!(packed.iter().map(|context| context.plain_tokens).collect::<Vec<_>>(), [3, 0, 1]);
+        let none = ModelInfo { bos: None, eos: None, ..model() };
+        for (change, word) in [
+            (PackOptions { bos: BosPolicy::Always, ..options(4) }, "no BOS"),
+            (PackOptions { eos: true, ..options(4) }, "no EOS"),
+            (PackOptions { cross_documents: true, ..options(4) }, "neither EOS nor BOS"),
+        ] {
+            assert!(change.check(&none).expect_err("lacking").to_string().contains(word));
+            change.check(&model()).expect("has both");
+        }
+    }
+
+    #[test]
+    fn joined_documents_fill_contexts_and_rows_know_where_they_come_from() {
+        let documents = [vec![1, 2], vec![], vec![3, 4, 5, 6, 7], vec![8]];
+        let packed = pack_tokens(&PackOptions { cross_documents: true, ..options(5) }, &documents, false);
+        let ids: Vec<Vec<u32>> = packed.iter().map(|context| context.tokens.to_vec()).collect();
+        assert_eq!(ids, [vec![1, 2, 98, 3], vec![4, 5, 6, 7], vec![8]]);
+        let origins: Vec<(u32, u32)> = packed
+            .iter()
+            .flat_map(|context| (0..context.tokens.len()).map(|index| context.origin(index)).collect::<Vec<Origin>>())
+            .map(|origin| (origin.document, origin.position))
+            .collect();
+        assert_eq!(origins, [(0, 0), (0, 1), (0, 2), (2, 0), (2, 1), (2, 2), (2, 3), (2, 4), (3, 0)]);
     }
 
     proptest! {
         #[test]
-        fn every_token_is_in_one_context(
+        fn every_token_is_in_one_context_of_one_part(
             documents in prop::collection::vec(prop::collection::vec(0_u32..50, 0..30), 0..6),
-            bos in prop::option::of(Just(99_u32)),
             context in 2_usize..9,
+            parts in 1_u64..5,
+            long: bool,
+            cross: bool,
         ) {
-            let packed = PackedText::new(bos, &PackOptions { context, min_tokens: 1, ..OPTIONS }, documents.clone()).expect("few");
-            let mut back = vec![Vec::new(); documents.len()];
-            for piece in packed.iter() {
-                prop_assert!(piece.positions() <= context);
-                prop_assert_eq!(piece.ids().count(), piece.positions());
-                let document = &mut back[piece.document as usize];
-                prop_assert_eq!(document.len(), piece.position as usize);
-                document.extend_from_slice(piece.tokens);
+            let mut back: Vec<Vec<Option<u32>>> = documents.iter().map(|tokens| vec![None; tokens.len()]).collect();
+            for part in 0..parts {
+                let options = PackOptions { deal: Deal { seed: 7, part, parts }, cross_documents: cross, ..options(context) };
+                let packed = pack_tokens(&options, &documents, long);
+                for piece in packed.iter() {
+                    prop_assert!(piece.positions() <= context);
+                    prop_assert_eq!(piece.ids().count(), piece.positions());
+                    for (index, token) in piece.tokens.iter().enumerate().filter(|(_, token)| **token < 50) {
+                        let Origin { document, position } = piece.origin(index);
+                        let place = &mut back[document as usize][position as usize];
+                        prop_assert_eq!(place.replace(*token), None);
+                    }
+                }
             }
-            prop_assert_eq!(back, documents);
+            let expected: Vec<Vec<Option<u32>>> = documents.iter().map(|tokens| tokens.iter().copied().map(Some).collect()).collect();
+            prop_assert_eq!(back, expected);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use circuitlab_core::Content;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -93,11 +94,30 @@ pub(super) struct Cutter {
 }
 
 impl Cutter {
-    /// The part of the next document that lies in the range; it may be empty.
-    pub(super) fn cut<'a>(&mut self, document: &'a str) -> &'a str {
-        let within = |place: u64| snap(document, place.saturating_sub(self.seen).min(document.len() as u64) as usize);
-        let part = &document[within(self.start)..within(self.end)];
-        self.seen += document.len() as u64;
+    /// The part of the next piece that lies in the range; it may be empty. Tokens count four bytes each.
+    pub(super) fn cut(&mut self, piece: Content) -> Content {
+        match piece {
+            Content::Text(mut text) => {
+                let (start, end) = self.within(text.len(), |place| snap(&text, place));
+                text.truncate(end);
+                text.drain(..start);
+                Content::Text(text)
+            }
+            Content::Tokens(mut ids) => {
+                let (start, end) = self.within(4 * ids.len(), |place| place.div_ceil(4));
+                ids.truncate(end);
+                ids.drain(..start);
+                Content::Tokens(ids)
+            }
+            skipped @ Content::Skipped(_) => skipped,
+        }
+    }
+
+    /// Where the range begins and ends in a piece of so many bytes that comes next.
+    fn within(&mut self, bytes: usize, snap: impl Fn(usize) -> usize) -> (usize, usize) {
+        let place = |at: u64| snap(at.saturating_sub(self.seen).min(bytes as u64) as usize);
+        let part = (place(self.start), place(self.end));
+        self.seen += bytes as u64;
         part
     }
 }
@@ -120,7 +140,21 @@ mod tests {
 
     fn cut(documents: &[String], range: TextRange) -> Vec<String> {
         let mut cutter = range.cutter(documents.iter().map(|document| document.len() as u64).sum());
-        documents.iter().map(|document| cutter.cut(document).to_owned()).collect()
+        let cut = documents.iter().map(|document| match cutter.cut(Content::Text(document.clone())) {
+            Content::Text(text) => text,
+            other => panic!("no text: {other:?}"),
+        });
+        cut.collect()
+    }
+
+    #[test]
+    fn tokens_count_four_bytes() {
+        let cut = |range: &str| {
+            let mut cutter = range.parse::<TextRange>().expect("a range").cutter(40);
+            [vec![1, 2, 3], vec![4, 5, 6, 7, 8, 9, 10]].map(|ids| cutter.cut(Content::Tokens(ids)))
+        };
+        assert_eq!(cut("0..0.55"), [Content::Tokens(vec![1, 2, 3]), Content::Tokens(vec![4, 5, 6])]);
+        assert_eq!(cut("0.55..1"), [Content::Tokens(vec![]), Content::Tokens(vec![7, 8, 9, 10])]);
     }
 
     proptest! {

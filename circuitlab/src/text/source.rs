@@ -3,13 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use circuitlab_core::plugin::Kind;
-use circuitlab_core::{Documents, Registry, Spec, TextSource};
+use circuitlab_core::{Documents, Spec, TextSource};
 use serde::{Deserialize, Serialize};
 
 use super::digest::sha256_file;
-use crate::{Error, Result};
+use super::input;
+use crate::Result;
 
 /// A file of text and the source that reads it.
 #[derive(Debug, Clone)]
@@ -17,6 +18,8 @@ pub struct SourceFile {
     path: PathBuf,
     spec: Spec,
     source: Arc<dyn TextSource>,
+    bytes: u64,
+    group: usize,
 }
 
 /// What a manifest keeps of a file of text.
@@ -33,18 +36,49 @@ pub struct SourceRecord {
     pub sha256: String,
 }
 
+/// The documents of a file that is open.
+pub(super) struct OpenFile {
+    pub(super) pieces: Documents,
+    read: Arc<AtomicU64>,
+}
+
+impl OpenFile {
+    /// How much of the file was read, packed as it lies there.
+    pub(super) fn read_bytes(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+}
+
 impl SourceFile {
+    /// A file for a source, for the user's path number `group`.
+    pub(super) fn new(path: &Path, spec: Spec, source: Arc<dyn TextSource>, group: usize) -> Result<Self> {
+        let bytes = fs::metadata(path).map_err(circuitlab_core::Error::io("read", path))?.len();
+        Ok(Self { path: path.to_path_buf(), spec, source, bytes, group })
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Its length on disk, when it was found.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The number of the user's path that it was found by.
+    pub(crate) fn group(&self) -> usize {
+        self.group
     }
 
     /// Its documents, in the file's order.
     ///
     /// # Errors
     /// A file that cannot be read or is no text of its kind.
-    pub fn documents(&self) -> Result<Documents> {
-        Ok(self.source.documents(&self.path)?)
+    pub(super) fn documents(&self) -> Result<OpenFile> {
+        let read = Arc::new(AtomicU64::new(0));
+        let pieces = self.source.documents(input::open(&self.path, &read)?)?;
+        Ok(OpenFile { pieces, read })
     }
 
     /// Its digest and who reads it.
@@ -54,67 +88,5 @@ impl SourceFile {
     pub fn record(&self) -> Result<SourceRecord> {
         let (sha256, bytes) = sha256_file(&self.path)?;
         Ok(SourceRecord { path: self.path.display().to_string(), source: self.spec.clone(), bytes, sha256 })
-    }
-}
-
-/// Finds the files that paths name: a file stands for itself, a folder for its files of known kinds, by name.
-///
-/// `specs` holds the sources whose settings differ from the defaults.
-///
-/// # Errors
-/// No path at all, paths that are not there, extensions that no source reads, folders without text, and refused settings.
-pub fn resolve(registry: &Registry, specs: &[Spec], paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
-    let readers = Readers::build(registry, specs)?;
-    if paths.is_empty() {
-        return Err(Error::Invalid(format!("no text was given; expected files or folders of {}", readers.known())));
-    }
-    let mut files = Vec::new();
-    for path in paths {
-        if !path.is_dir() {
-            fs::metadata(path).map_err(circuitlab_core::Error::io("read", path))?;
-            files.push(readers.open(path)?);
-            continue;
-        }
-        let before = files.len();
-        let mut inside = fs::read_dir(path)
-            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>())
-            .map_err(circuitlab_core::Error::io("read", path))?;
-        inside.sort();
-        files.extend(inside.iter().filter(|path| path.is_file()).filter_map(|path| readers.open(path).ok()));
-        if files.len() == before {
-            return Err(circuitlab_core::Error::format(path, format!("it holds no text; known kinds: {}", readers.known())).into());
-        }
-    }
-    Ok(files)
-}
-
-/// Every registered source, ready to read.
-struct Readers(Vec<(Spec, Arc<dyn TextSource>)>);
-
-impl Readers {
-    fn build(registry: &Registry, specs: &[Spec]) -> Result<Self> {
-        let named = registry.names(Kind::TextSource).into_iter().filter(|name| specs.iter().all(|spec| spec.name != *name));
-        let specs = specs.iter().cloned().chain(named.map(Spec::named));
-        let readers = specs.map(|spec| {
-            let source: Arc<dyn TextSource> = Arc::from(registry.build::<dyn TextSource>(&spec)?);
-            Ok((registry.complete::<dyn TextSource>(&spec)?, source))
-        });
-        Ok(Self(readers.collect::<Result<_>>()?))
-    }
-
-    fn open(&self, path: &Path) -> Result<SourceFile> {
-        let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        let reader = self.0.iter().find(|(_, source)| source.extensions().contains(&extension));
-        let (spec, source) = reader.ok_or_else(|| {
-            circuitlab_core::Error::format(path, format!("no text source reads files of the kind `.{extension}`; known: {}", self.known()))
-        })?;
-        Ok(SourceFile { path: path.to_path_buf(), spec: spec.clone(), source: Arc::clone(source) })
-    }
-
-    fn known(&self) -> String {
-        let mut known: Vec<String> = self.0.iter().flat_map(|(_, source)| source.extensions()).map(|kind| format!("`.{kind}`")).collect();
-        known.sort();
-        known.dedup();
-        known.join(", ")
     }
 }

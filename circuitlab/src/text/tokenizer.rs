@@ -14,8 +14,9 @@ use crate::{Error, Result};
 /// A Hugging Face tokenizer that belongs to a model.
 pub struct Tokenizer {
     path: PathBuf,
-    inner: tokenizers::Tokenizer,
-    sha256: String,
+    /// None where the file is not there, which matters once there is text to encode.
+    inner: Option<tokenizers::Tokenizer>,
+    sha256: Option<String>,
     special: BTreeSet<u32>,
     vocabulary: usize,
     model: String,
@@ -41,10 +42,31 @@ impl Tokenizer {
         inner.with_padding(None);
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).chain(model.bos).chain(model.eos).collect();
-        let tokenizer = Self { path, sha256: sha256(&bytes), special, vocabulary: model.vocabulary, model: model.name.clone(), inner };
         // Added tokens may lie outside the model: Gemma 3's tokenizer has an image token that its text models lack.
-        let largest = tokenizer.inner.get_vocab(false).into_values().max();
+        let largest = inner.get_vocab(false).into_values().max();
+        let sha256 = Some(sha256(&bytes));
+        let tokenizer = Self { path, sha256, special, vocabulary: model.vocabulary, model: model.name.clone(), inner: Some(inner) };
         largest.map_or(Ok(()), |largest| tokenizer.check(largest)).map(|()| tokenizer)
+    }
+
+    /// The same, but a file that is not there is an error only once there is text to encode: documents may be tokens already.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load), but for a file that is not there.
+    pub fn load_if_there(path: &Path, model: &ModelInfo) -> Result<Self> {
+        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
+        if file.exists() {
+            return Self::load(path, model);
+        }
+        let special = model.bos.into_iter().chain(model.eos).collect();
+        Ok(Self { path: file, sha256: None, special, vocabulary: model.vocabulary, model: model.name.clone(), inner: None })
+    }
+
+    fn inner(&self) -> Result<&tokenizers::Tokenizer> {
+        self.inner.as_ref().ok_or_else(|| {
+            let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
+            circuitlab_core::Error::io("read", &self.path)(gone).into()
+        })
     }
 
     /// The file.
@@ -52,9 +74,9 @@ impl Tokenizer {
         &self.path
     }
 
-    /// The SHA-256 of the file.
-    pub fn sha256(&self) -> &str {
-        &self.sha256
+    /// The SHA-256 of the file; none where there is no file.
+    pub fn sha256(&self) -> Option<&str> {
+        self.sha256.as_deref()
     }
 
     /// Whether a token is special: BOS, EOS, or marked so in the tokenizer.
@@ -72,7 +94,8 @@ impl Tokenizer {
     /// # Errors
     /// Text that the tokenizer refuses, and tokens that the model does not know.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = guarded(&self.path, || self.inner.encode_fast(text, false))?;
+        let inner = self.inner()?;
+        let encoding = guarded(&self.path, || inner.encode_fast(text, false))?;
         self.checked(encoding.get_ids().to_vec())
     }
 
@@ -81,7 +104,8 @@ impl Tokenizer {
     /// # Errors
     /// As for [`encode`](Self::encode).
     pub fn encode_all(&self, texts: Vec<String>) -> Result<Vec<Vec<u32>>> {
-        let encodings = guarded(&self.path, || self.inner.encode_batch_fast(texts, false))?;
+        let inner = self.inner()?;
+        let encodings = guarded(&self.path, || inner.encode_batch_fast(texts, false))?;
         encodings.iter().map(|encoding| self.checked(encoding.get_ids().to_vec())).collect()
     }
 
@@ -90,7 +114,22 @@ impl Tokenizer {
     /// # Errors
     /// Tokens that the tokenizer does not know.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        guarded(&self.path, || self.inner.decode(ids, false))
+        let inner = self.inner()?;
+        guarded(&self.path, || inner.decode(ids, false))
+    }
+
+    /// The same tokens, if the model knows them all; `path` is the file that they are from.
+    ///
+    /// # Errors
+    /// Tokens that the model does not know.
+    pub fn known(&self, ids: Vec<u32>, path: &Path) -> Result<Vec<u32>> {
+        match ids.iter().max() {
+            Some(largest) if *largest as usize >= self.vocabulary => {
+                let message = format!("it has the token {largest}; the model `{}` knows {} tokens", self.model, self.vocabulary);
+                Err(circuitlab_core::Error::format(path, message).into())
+            }
+            _ => Ok(ids),
+        }
     }
 
     fn checked(&self, ids: Vec<u32>) -> Result<Vec<u32>> {

@@ -61,7 +61,9 @@ fn bos_rows_are_kept_when_asked_for() {
     world.build(&FakeModel::new(), "cache", "1/1", false).expect("builds");
     let cache = world.open("cache").expect("whole");
     let bos_rows = rows(&cache).keys().filter(|(.., token)| *token == 0).count();
-    assert_eq!(bos_rows, cache.identity().contexts);
+    let text = std::fs::read_to_string(world.path("text.txt")).expect("reads");
+    let contexts: usize = text.split("\n\n").map(|words| words.split(' ').count().div_ceil(8)).sum();
+    assert_eq!(bos_rows, contexts);
 }
 
 #[test]
@@ -133,6 +135,44 @@ fn a_finished_cache_is_left_alone() {
         let error = world.build(&FakeModel::new(), "full", "1/1", resume).expect_err("no cache").to_string();
         assert!(error.contains("it is no cache"), "{error}");
     }
+}
+
+#[test]
+fn any_number_of_jobs_writes_the_rows_of_one() {
+    let mut world = World::new();
+    world.config.codec = ChainSpec::parse("int8");
+    // Beside the short documents a long one, whose contexts are dealt out.
+    let long: Vec<String> = (0..90_000).map(|word| format!("w{}", 2 + word * 7 % 28)).collect();
+    let text = std::fs::read_to_string(world.path("text.txt")).expect("reads");
+    write(&world.path("text.txt"), format!("{text}\n\n{}", long.join(" ")));
+    world.config.chunk_rows = Some(20_000);
+    world.build(&FakeModel::new(), "one", "1/1", false).expect("builds");
+    let one = world.open("one").expect("whole");
+    for jobs in [2, 3, 7] {
+        let out = format!("of-{jobs}");
+        let mut least = u64::MAX;
+        for job in 1..=jobs {
+            let summary = world.build(&FakeModel::new(), &out, &format!("{job}/{jobs}"), false).expect("builds");
+            least = least.min(summary.rows);
+        }
+        assert!(least > 60_000 / jobs, "the long document gives every job work, not {least} rows");
+        assert_eq!(rows(&world.open(&out).expect("whole")), rows(&one), "{jobs} jobs");
+    }
+}
+
+#[test]
+fn a_job_without_a_document_writes_a_complete_part() {
+    let world = World::new();
+    write(&world.path("text.txt"), "w2 w3\n\nw4 w5 w6");
+    let mut empty = 0;
+    for job in 1..=7 {
+        let summary = world.build(&FakeModel::new(), "cache", &format!("{job}/7"), false).expect("builds");
+        empty += usize::from(summary.chunks == 0 && summary.rows == 0);
+    }
+    assert!((5..7).contains(&empty), "{empty}");
+    let cache = world.open("cache").expect("whole");
+    assert_eq!((cache.rows(), status(&world.path("cache")).expect("a status").planned_rows), (5, 5));
+    assert!(verify(&world.path("cache"), &Silent).expect("readable").is_empty());
 }
 
 #[test]
@@ -237,7 +277,7 @@ fn a_damaged_manifest_is_refused() {
     let path = world.path("cache/part-001-of-001/manifest.json");
     let whole = std::fs::read_to_string(&path).expect("reads");
     for (from, to, expected) in [
-        ("\"schema\":1", "\"schema\":2", "expected the cache format version 1, got 2"),
+        ("\"schema\":2", "\"schema\":1", "expected the cache format version 2, got 1; make the cache again"),
         ("\"planned_chunks\"", "\"planed_chunks\"", "did you mean `planned_chunks`?"),
         ("chunk-000001.clab", "../../../secret", "expected `chunk-000001.clab`"),
         ("\"job\":1,", "\"job\":2,", "there is no job 2 of 1"),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use circuitlab::text::{PackOptions, SourceFile, TextRange, Tokenizer, pack, resolve};
+use circuitlab::text::{PackOptions, SourceFile, Tokenizer, pack, resolve};
 use circuitlab::{Result, Silent};
 
 use crate::fake::{FakeModel, World, tokenizer, write};
@@ -32,6 +32,14 @@ fn folders_stand_for_their_files_of_known_kinds() {
     }
     assert_eq!(names(&["text.txt", "many"]), ["text.txt", "a.TXT", "b.txt"]);
     assert!(message(files(&world, &["many/notes.pdf"])).contains("no text source reads files of the kind `.pdf`; known: `.txt`"));
+    std::fs::create_dir_all(world.path("many/below/.hidden")).expect("folders");
+    for name in ["c.txt.gz", ".d.txt", ".hidden/e.txt"] {
+        write(&world.path("many/below").join(name), "w2");
+    }
+    assert_eq!(names(&["many"]), ["a.TXT", "b.txt", "c.txt.gz"]);
+    assert_eq!(names(&["many/**/[bc].txt*"]), ["b.txt", "c.txt.gz"]);
+    assert!(message(files(&world, &["many/*.md"])).contains("as a pattern it fits none"));
+    assert!(message(files(&world, &["many/[a"])).contains("it is no pattern"));
     assert!(message(files(&world, &["gone.txt"])).starts_with("cannot read `"));
     assert!(message(files(&world, &[])).contains("no text was given"));
     std::fs::create_dir(world.path("empty")).expect("a folder");
@@ -44,9 +52,9 @@ fn ranges_split_a_text_without_overlap() {
     let model = FakeModel::new();
     let tokenizer = Tokenizer::load(world.folder.path(), &model.info).expect("a tokenizer");
     let packed = |range: &str| {
-        let options = PackOptions { context: 9, min_tokens: 1, range: range.parse().expect("a range") };
+        let options = PackOptions { range: range.parse().expect("a range"), ..PackOptions::new(9) };
         let packed = pack(&files(&world, &["text.txt"]).expect("text"), &tokenizer, &model.info, &options, &Silent).expect("packs");
-        packed.iter().flat_map(|context| context.tokens.iter().map(move |token| (context.document, *token))).collect::<Vec<_>>()
+        packed.iter().flat_map(|context| context.tokens.iter().map(move |token| (context.origin(0).document, *token))).collect::<Vec<_>>()
     };
     let whole = packed("0..1");
     let (first, second) = (packed("0..0.8"), packed("0.8..1"));
@@ -78,7 +86,7 @@ fn tokenizers_encode_without_special_tokens_or_cuts_and_know_special_ones() {
     assert_eq!(tokenizer.encode("w5 w6 w7 w8 w9 <s> what").expect("encodes"), [5, 6, 7, 8, 9, 0, 1]);
     assert!(tokenizer.is_special(0) && !tokenizer.is_special(1));
     assert_eq!(tokenizer.decode(&[5, 0]).expect("decodes"), "w5 <s>");
-    assert_eq!(tokenizer.sha256().len(), 64);
+    assert_eq!(tokenizer.sha256().map(str::len), Some(64));
 }
 
 #[test]
@@ -87,7 +95,7 @@ fn text_without_a_token_is_refused() {
     let model = FakeModel::new();
     let tokenizer = Tokenizer::load(world.folder.path(), &model.info).expect("a tokenizer");
     write(&world.path("empty.txt"), "\n\n \n");
-    let options = PackOptions { context: 9, min_tokens: 1, range: TextRange::ALL };
+    let options = PackOptions::new(9);
     let error = message(pack(&files(&world, &["empty.txt"]).expect("text"), &tokenizer, &model.info, &options, &Silent));
     assert!(error.starts_with("there is no context of text in `"), "{error}");
 }

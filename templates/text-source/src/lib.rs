@@ -1,129 +1,129 @@
-//! `json-lines`: files with one JSON object a line (`.jsonl`), each with a document in one of its fields.
+//! `md-sections`: Markdown files (`.md`), cut into documents at headings.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, Read};
 
-use circuitlab_core::{Construct, Documents, Error, Result, TextSource, register};
-use serde_json::Value;
+use circuitlab_core::text::PIECE_BYTES;
+use circuitlab_core::{Construct, Content, Documents, Error, Piece, Result, TextInput, TextSource, register};
 
-register!(text_source "json-lines" => JsonLinesConfig, "one JSON object a line (.jsonl), the text in one of its fields");
+register!(text_source "md-sections" => MdSectionsConfig, "Markdown files (.md), cut into documents at headings");
 circuitlab_core::export_plugin!();
 
 /// A line is held in memory whole, so a file that has no line ends must not be read as one.
-pub const LONGEST_LINE_BYTES: usize = 64 << 20;
+pub const LONGEST_LINE_BYTES: usize = 1 << 20;
 
-/// Settings of `json-lines`.
+/// Settings of `md-sections`.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct JsonLinesConfig {
-    /// The field that holds the text; `a.b` is the field `b` of the object in field `a`. Default: `text`.
-    pub field: String,
+pub struct MdSectionsConfig {
+    /// Headings of how many `#`, or fewer, begin a document; 0: a file is one document. Default: 1.
+    pub level: usize,
 }
 
-impl Default for JsonLinesConfig {
+impl Default for MdSectionsConfig {
     fn default() -> Self {
-        Self { field: "text".to_owned() }
+        Self { level: 1 }
     }
 }
 
-impl Construct for JsonLinesConfig {
-    type Output = JsonLines;
+impl Construct for MdSectionsConfig {
+    type Output = MdSections;
 
-    fn construct(&self) -> Result<JsonLines> {
-        if self.field.split('.').any(str::is_empty) {
-            let message = format!("expected a name, or names with dots between, such as `meta.text`, got `{}`", self.field);
-            return Err(Error::config("text-source `json-lines`, key `field`", message));
+    fn construct(&self) -> Result<MdSections> {
+        if self.level > 6 {
+            let message = format!("expected 0 to 6, got {}: headings have at most six `#`", self.level);
+            return Err(Error::config("text-source `md-sections`, key `level`", message));
         }
-        Ok(JsonLines { field: self.field.clone() })
+        Ok(MdSections { level: self.level })
     }
 }
 
-/// The text source. Blank lines and empty documents are skipped.
+/// The text source. Documents of nothing but white space are skipped.
 #[derive(Debug)]
-pub struct JsonLines {
-    field: String,
+pub struct MdSections {
+    level: usize,
 }
 
-impl TextSource for JsonLines {
+impl TextSource for MdSections {
     fn extensions(&self) -> Vec<String> {
-        vec!["jsonl".to_owned()]
+        vec!["md".to_owned(), "markdown".to_owned()]
     }
 
-    fn documents(&self, path: &Path) -> Result<Documents> {
-        let reader = BufReader::new(File::open(path).map_err(Error::io("read", path))?);
-        let mut lines = Lines { reader, path: path.to_owned(), number: 0, field: self.field.clone(), failed: false };
-        Ok(Box::new(std::iter::from_fn(move || lines.document())))
+    fn documents(&self, input: TextInput) -> Result<Documents> {
+        let mut sections = Sections { input, level: self.level, lines: 0, fence: None, open: Some(String::new()), in_document: false };
+        Ok(Box::new(std::iter::from_fn(move || {
+            let piece = sections.next().transpose()?;
+            // After an error there are no more documents.
+            sections.open = sections.open.take().filter(|_| piece.is_ok());
+            Some(piece)
+        })))
     }
 }
 
 /// A file that is being read.
-struct Lines {
-    reader: BufReader<File>,
-    path: PathBuf,
-    number: u64,
-    field: String,
-    failed: bool,
+struct Sections {
+    input: TextInput,
+    level: usize,
+    lines: u64,
+    /// The fence of the code block that is open: headings inside are none.
+    fence: Option<&'static str>,
+    /// What is read of the next piece; nothing at the end of the file.
+    open: Option<String>,
+    /// Whether a piece of the current document was given.
+    in_document: bool,
 }
 
-impl Lines {
-    /// The next document that is not empty; nothing at the end of the file, or after an error.
-    fn document(&mut self) -> Option<Result<String>> {
-        while !self.failed {
-            let line = self.line().transpose()?;
-            let text = line.and_then(|line| if line.trim_ascii().is_empty() { Ok(String::new()) } else { self.text(&line) });
-            self.failed = text.is_err();
-            if !text.as_ref().is_ok_and(String::is_empty) {
-                return Some(text);
+impl Sections {
+    /// The next section that holds anything, or a piece of it where it is long.
+    fn next(&mut self) -> Result<Option<Piece>> {
+        while let Some(mut text) = self.open.take() {
+            let mut last = true;
+            while let Some(line) = self.line()? {
+                if self.begins_section(&line) {
+                    self.open = Some(line);
+                    break;
+                }
+                text.push_str(&line);
+                if text.len() > PIECE_BYTES - LONGEST_LINE_BYTES {
+                    // What is tokenised at once stays small, and so does what is in memory.
+                    self.open = Some(String::new());
+                    last = false;
+                    break;
+                }
+            }
+            let empty = text.trim().is_empty() && last && !self.in_document;
+            self.in_document = !last;
+            if !empty {
+                return Ok(Some(Piece { content: Content::Text(text), last }));
             }
         }
-        None
+        Ok(None)
     }
 
-    fn line(&mut self) -> Result<Option<Vec<u8>>> {
+    fn line(&mut self) -> Result<Option<String>> {
         let mut line = Vec::new();
-        let mut limited = self.reader.by_ref().take(LONGEST_LINE_BYTES as u64 + 1);
-        limited.read_until(b'\n', &mut line).map_err(Error::io("read", &self.path))?;
-        self.number += 1;
+        let mut limited = self.input.reader.by_ref().take(LONGEST_LINE_BYTES as u64 + 1);
+        limited.read_until(b'\n', &mut line).map_err(Error::io("read", &self.input.path))?;
+        self.lines += 1;
         if line.len() > LONGEST_LINE_BYTES {
-            return Err(self.wrong(&format!("is longer than {LONGEST_LINE_BYTES} bytes; expected one JSON object a line")));
+            return Err(self.wrong(&format!("is longer than {LONGEST_LINE_BYTES} bytes; expected lines of text")));
         }
+        let line = String::from_utf8(line).map_err(|_| self.wrong("is not UTF-8"))?;
         Ok((!line.is_empty()).then_some(line))
     }
 
-    fn text(&self, line: &[u8]) -> Result<String> {
-        let mut value = serde_json::from_slice(line).map_err(|error| {
-            let what = error.to_string();
-            let what = what.split(" at line ").next().unwrap_or_default();
-            self.wrong(&format!("is no JSON: {what}, column {}; expected one object a line", error.column()))
-        })?;
-        for name in self.field.split('.') {
-            let Value::Object(mut fields) = value else {
-                return Err(self.wrong(&format!("holds {} where an object with the field `{name}` was expected", kind(&value))));
-            };
-            value = fields.remove(name).ok_or_else(|| {
-                let known: Vec<&str> = fields.keys().take(20).map(String::as_str).collect();
-                self.wrong(&format!("has no field `{name}` of `{}`; there are: {}", self.field, known.join(", ")))
-            })?;
+    fn begins_section(&mut self, line: &str) -> bool {
+        if let Some(fence) = ["```", "~~~"].into_iter().find(|fence| line.trim_start().starts_with(fence)) {
+            match self.fence {
+                None => self.fence = Some(fence),
+                Some(open) if open == fence => self.fence = None,
+                Some(_) => {}
+            }
         }
-        match value {
-            Value::String(text) => Ok(text),
-            other => Err(self.wrong(&format!("holds {} in the field `{}`; expected text", kind(&other), self.field))),
-        }
+        let level = line.bytes().take_while(|byte| *byte == b'#').count();
+        self.fence.is_none() && (1..=self.level).contains(&level) && line[level..].starts_with([' ', '\t', '\n', '\r'])
     }
 
     fn wrong(&self, what: &str) -> Error {
-        Error::format(&self.path, format!("line {} {}", self.number, what.replace('\n', " ")))
-    }
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+        Error::format(&self.input.path, format!("line {} {what}", self.lines))
     }
 }

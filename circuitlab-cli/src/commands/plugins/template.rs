@@ -56,8 +56,8 @@ pub(super) const TEMPLATES: [Template; 6] = [
     template!(
         TextSource,
         "text-source",
-        "circuitlab-text-source-json-lines",
-        "json-lines",
+        "circuitlab-text-source-md-sections",
+        "md-sections",
         ["Cargo.toml", "README.md", "build.rs", "src/lib.rs", "tests/conformance.rs"]
     ),
     template!(

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{catch_plugin, swallow};
-use crate::{Documents, Result};
+use crate::{Documents, Piece, Result};
 
 /// After a panic, which is the last item, there are no more documents.
 pub(super) fn guard_documents(what: &'static str, documents: Documents) -> Documents {
@@ -16,7 +16,7 @@ struct Guarded {
 }
 
 impl Iterator for Guarded {
-    type Item = Result<String>;
+    type Item = Result<Piece>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let documents = self.documents.as_mut()?;

@@ -1,10 +1,8 @@
 //! Guarded text sources.
 
-use std::path::Path;
-
 use super::documents::guard_documents;
 use super::guarded::Guarded;
-use crate::{Documents, Result, TextSource};
+use crate::{Documents, Result, TextInput, TextSource};
 
 /// Guards a text source.
 ///
@@ -19,7 +17,7 @@ impl<T: TextSource> TextSource for Guarded<T, Vec<String>> {
         self.facts.clone()
     }
 
-    fn documents(&self, path: &Path) -> Result<Documents> {
-        self.call(|source| source.documents(path)).map(|documents| guard_documents(self.what(), documents))
+    fn documents(&self, input: TextInput) -> Result<Documents> {
+        self.call(|source| source.documents(input)).map(|documents| guard_documents(self.what(), documents))
     }
 }
