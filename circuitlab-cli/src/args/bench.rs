@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::ModelPlace;
+
 /// Measures.
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
@@ -11,6 +13,31 @@ pub enum BenchCommand {
     Step(BenchStepArgs),
     /// Throughput of codecs, on one thread.
     Codec(BenchCodecArgs),
+    /// Tokens per second of a model's forward pass as a cache takes it: inputs and outputs of all MLPs, ended after the last.
+    Forward(BenchForwardArgs),
+}
+
+/// `bench forward`.
+#[derive(Debug, Args)]
+pub struct BenchForwardArgs {
+    /// The model.
+    #[command(flatten)]
+    pub place: ModelPlace,
+    /// Rows of tokens that go through the model together.
+    #[arg(long, default_value_t = 8, value_name = "COUNT")]
+    pub batch: usize,
+    /// Tokens of a row.
+    #[arg(long, default_value_t = 128, value_name = "COUNT")]
+    pub positions: usize,
+    /// Passes that count; one more comes first.
+    #[arg(long, default_value_t = 5, value_name = "COUNT")]
+    pub rounds: usize,
+    /// Threads of CPU products. Default: the number of cores.
+    #[arg(long, value_name = "COUNT")]
+    pub threads: Option<i32>,
+    /// Compute the logits too, and capture nothing.
+    #[arg(long)]
+    pub logits: bool,
 }
 
 /// `bench step`.

@@ -9,7 +9,7 @@ mod plugins;
 mod text;
 mod train;
 
-pub use bench::{BenchCodecArgs, BenchCommand, BenchStepArgs};
+pub use bench::{BenchCodecArgs, BenchCommand, BenchForwardArgs, BenchStepArgs};
 pub use cache::{CacheArgs, CacheCommand, CacheFolderArgs, CacheWriteArgs};
 pub use demo::DemoArgs;
 pub use eval::EvalArgs;

@@ -2,6 +2,7 @@
 //! meanwhile does so for all alike.
 
 mod codec;
+mod forward;
 mod run;
 mod samples;
 mod step;

@@ -1,6 +1,6 @@
 //! Which benchmark.
 
-use super::{codec, step};
+use super::{codec, forward, step};
 use crate::args::BenchCommand;
 use crate::commands::Context;
 
@@ -8,5 +8,6 @@ pub(in crate::commands) fn run(command: &BenchCommand, context: &Context) -> any
     match command {
         BenchCommand::Step(args) => step::run(args, context),
         BenchCommand::Codec(args) => codec::run(args, context),
+        BenchCommand::Forward(args) => forward::run(args, context),
     }
 }
