@@ -35,7 +35,12 @@ pub fn text() -> PathBuf {
 
 /// The program with no environment but what it needs to find a home, in a folder of no meaning: it must start anywhere.
 pub fn circuitlab(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
-    let mut command = Command::new(binary());
+    bare(&binary(), args)
+}
+
+/// Another program, in the same way.
+pub fn bare(program: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+    let mut command = Command::new(program);
     command.args(args).env_clear().current_dir("/");
     command
 }

@@ -47,6 +47,9 @@ pub fn fixture(name: &str) -> PathBuf {
     let source = top.join("tests/fixtures/plugins").join(name);
     let text = fs::read_to_string(source.join("Cargo.toml")).expect("a manifest");
     copy_changed(&source.join("src"), &place.join("src"));
+    if let Ok(build) = fs::read(source.join("build.rs")) {
+        put_changed(&place.join("build.rs"), &build);
+    }
     put_changed(&place.join("Cargo.toml"), text.replace("../../../..", arg(&top)).as_bytes());
     put_changed(&place.join("Cargo.lock"), &fs::read(top.join("Cargo.lock")).expect("the lock file"));
     let libtorch = fs::read(top.join(".cargo/config.toml")).expect("made by scripts/setup");
@@ -94,6 +97,19 @@ fn run_cargo(folder: &Path, args: &[&str]) {
     command.args(args).current_dir(folder).env("CARGO_TARGET_DIR", target()).env_remove("CARGO_MANIFEST_DIR");
     let output = command.output().expect("cargo starts");
     assert!(output.status.success(), "cargo {} in {}\n{}", args.join(" "), folder.display(), String::from_utf8_lossy(&output.stderr));
+}
+
+/// Builds a crate's program, copied to where no other build replaces it.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn program(folder: &Path, into: &Path) -> PathBuf {
+    let _lock = lock();
+    run_cargo(folder, &["build"]);
+    let name = format!("{}{}", folder.file_name().expect("a name").to_string_lossy(), std::env::consts::EXE_SUFFIX);
+    let copy = into.join(&name);
+    fs::copy(target().join("debug").join(&name), &copy).expect("cargo built it");
+    copy
 }
 
 /// Builds a crate as a library to load, copied to where no other build replaces it.
