@@ -20,7 +20,9 @@ pub(super) fn blob(client: &Client, store: &Store, url: &str, remote: &Remote, a
     let blob = store.blob(&remote.etag);
     std::fs::create_dir_all(blob.parent().unwrap_or(&blob)).map_err(circuitlab_core::Error::io("create", &blob))?;
     let mut first = true;
-    while !blob.is_file() {
+    // A blob of another length was cut by a crash; it is replaced.
+    let whole = || blob.metadata().is_ok_and(|there| there.is_file() && there.len() == remote.size);
+    while !whole() {
         let mut part = Part::open(&blob, remote)?;
         complete(client, &mut part, url, remote, at)?;
         let pieced = part.pieces > 1;

@@ -38,7 +38,10 @@ impl Fault {
     pub(super) fn tell(self, spec: &HubSpec, file: Option<&str>) -> Error {
         let message = match self {
             Self::Own(error) => return error,
-            Self::Passing { message, .. } => format!("{message}; tried {TRIES} times, try again later: what has come is kept"),
+            Self::Passing { message, .. } => {
+                let kept = if file.is_some() { ": what has come is kept" } else { "" };
+                format!("{message}; tried {TRIES} times, try again later{kept}")
+            }
             Self::Final(message) => message,
         };
         let repository = format!("`{}` at revision `{}`", spec.name(), spec.revision());
