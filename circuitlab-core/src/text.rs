@@ -41,11 +41,6 @@ impl From<&str> for Content {
 }
 
 impl Piece {
-    /// What was left out, and why.
-    pub fn skipped(why: impl Into<String>) -> Self {
-        Self { content: Content::Skipped(why.into()), last: true }
-    }
-
     /// How many bytes it has; tokens count four each.
     pub fn bytes(&self) -> usize {
         match &self.content {
@@ -55,9 +50,10 @@ impl Piece {
         }
     }
 
-    /// Cuts a whole document into pieces of at most [`PIECE_BYTES`]. An empty document has none.
+    /// Cuts a whole document into pieces of at most [`PIECE_BYTES`]. An empty document has none; what was skipped is told on.
     pub fn cut(document: Content) -> impl Iterator<Item = Self> + Send {
-        let mut rest = Some(Self { content: document, last: true }).filter(|whole| whole.bytes() > 0);
+        let told = matches!(document, Content::Skipped(_));
+        let mut rest = Some(Self { content: document, last: true }).filter(|whole| told || whole.bytes() > 0);
         std::iter::from_fn(move || {
             let mut piece = rest.take()?;
             let after = match &mut piece.content {
@@ -136,6 +132,7 @@ mod tests {
     fn long_documents_come_in_pieces_that_end_with_lines() {
         assert_eq!(cut("short"), [(5, true)]);
         assert!(cut("").is_empty());
+        assert_eq!(Piece::cut(Content::Skipped("odd".to_owned())).count(), 1);
         let line = "ä".repeat(500) + "\n";
         let lines = cut(&line.repeat(5000));
         assert_eq!(lines, [(4_194_190, false), (5005 * 1000 - 4_194_190, true)]);
