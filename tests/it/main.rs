@@ -10,4 +10,5 @@ mod model;
 mod pipeline;
 mod plugins;
 mod ranks;
+mod text;
 mod topk;

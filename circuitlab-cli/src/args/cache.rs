@@ -85,6 +85,9 @@ pub struct CacheWriteArgs {
     /// Go on with a cache that was interrupted.
     #[arg(long)]
     pub resume: bool,
+    /// Write nothing; read the text, measure a sample of it, and say how many rows, bytes and hours the cache would take.
+    #[arg(long, conflicts_with = "resume")]
+    pub dry_run: bool,
     /// TOML file with further settings.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

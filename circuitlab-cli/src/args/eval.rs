@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{ModelPlace, TextArgs};
 
-/// Evaluates a transcoder.
+/// Evaluates a transcoder on all rows of the text but those of special tokens; what `max_norm` left out of a cache counts here.
 #[derive(Debug, Args)]
 pub struct EvalArgs {
     /// Transcoder folder: a run's `final` or one of its checkpoints, or circuit-tracer's.

@@ -7,7 +7,8 @@ use clap::Args;
 /// Text files and the part of them that is read.
 #[derive(Debug, Clone, Args)]
 pub struct TextArgs {
-    /// Text files, folders of them, or patterns such as `'data/**/*.jsonl.gz'`; any kind may be packed as `.gz` or `.zst`.
+    /// Text files, folders of them, patterns such as `'data/**/*.jsonl.gz'`, or data sets of the Hugging Face hub:
+    /// `hf:ORG/NAME[@REVISION][/PATTERN]`. Text may be packed as `.gz` or `.zst`.
     #[arg(long = "text", required = true, num_args = 1.., value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// The field or column that holds the text, or the ids of documents that are tokens already. Default: `text`.

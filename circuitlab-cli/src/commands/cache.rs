@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
-use circuitlab::cache::{self, CacheConfig, CacheJob, JobShare, Summary};
+use circuitlab::cache::{self, CacheConfig, CacheJob, Cost, Estimate, JobShare, Summary};
 use circuitlab::text::TextRange;
 
 use super::{Context, model};
@@ -14,6 +14,10 @@ pub(super) fn run(args: &CacheArgs, context: &Context) -> anyhow::Result<()> {
     match args {
         CacheArgs::Check(CacheCommand::Verify(folder)) => verify(folder, context),
         CacheArgs::Check(CacheCommand::Status(folder)) => status(folder, context),
+        CacheArgs::Write(write) if write.dry_run => {
+            let estimate = with_job(write, context, |job| Ok(cache::estimate(job, &context.bars)?))?;
+            context.print(&estimate, || costs(&estimate))
+        }
         CacheArgs::Write(write) => {
             let summary = build(write, context)?;
             context.print(&summary, || line(&summary, write))
@@ -23,6 +27,11 @@ pub(super) fn run(args: &CacheArgs, context: &Context) -> anyhow::Result<()> {
 
 /// Writes this job's part of a cache.
 pub(super) fn build(args: &CacheWriteArgs, context: &Context) -> anyhow::Result<Summary> {
+    with_job(args, context, |job| Ok(cache::build(job, &context.bars)?))
+}
+
+/// Opens what a job needs, and does something with it.
+fn with_job<T>(args: &CacheWriteArgs, context: &Context, work: impl FnOnce(&CacheJob<'_>) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let share: JobShare = args.job.parse().context("--job")?;
     let config = config(args)?;
     let (model, folder) = model::open(&args.place, context)?;
@@ -36,7 +45,31 @@ pub(super) fn build(args: &CacheWriteArgs, context: &Context) -> anyhow::Result<
         share,
         resume: args.resume,
     };
-    Ok(cache::build(&job, &context.bars)?)
+    work(&job)
+}
+
+/// What a cache would cost, as a table.
+fn costs(estimate: &Estimate) -> String {
+    let row = |name: String, cost: &Cost| {
+        let hours = format!("{:.2}", cost.hours);
+        [name, human::whole(cost.rows), human::bytes(cost.bytes), human::bytes(cost.raw_bytes), hours]
+    };
+    let mut table = Table::new(["", "rows", "on disk", "as f32", "hours"]);
+    if estimate.jobs > 1 {
+        table.row(row(format!("job {}/{}", estimate.job, estimate.jobs), &estimate.this_job));
+    }
+    let all = if estimate.jobs > 1 { format!("all {} jobs, if they are like it", estimate.jobs) } else { "the cache".to_owned() };
+    table.row(row(all, &estimate.all_jobs));
+    let skipped = match estimate.skipped_documents {
+        0 => String::new(),
+        count => format!("; {} bad lines would be left out", human::whole(count)),
+    };
+    format!(
+        "{table}\nmeasured on {} contexts, {} rows: {:.0} rows a second on this machine{skipped}; nothing was written",
+        estimate.sample_contexts,
+        human::whole(estimate.sample_rows as u64),
+        estimate.rows_per_second
+    )
 }
 
 /// The plugin libraries that the settings name.
@@ -79,16 +112,17 @@ fn weights(text: &str) -> anyhow::Result<String> {
 }
 
 fn line(summary: &Summary, args: &CacheWriteArgs) -> String {
-    let skipped = match summary.skipped_documents {
+    let left_out = |count: u64, what: &str| match count {
         0 => String::new(),
-        count => format!("; {} bad lines were left out", human::whole(count)),
+        count => format!("; {} {what} were left out", human::whole(count)),
     };
+    let left_out = left_out(summary.skipped_documents, "bad lines") + &left_out(summary.masked_rows, "rows of outstanding norm");
     if summary.chunks == 0 {
-        return format!("{}: no document fell to job {}, so its part is complete without a row{skipped}", args.out.display(), args.job);
+        return format!("{}: no document fell to job {}, so its part is complete without a row{left_out}", args.out.display(), args.job);
     }
     let what = if summary.was_complete() { "was complete already (`cache verify` reads every byte):" } else { "holds" };
     format!(
-        "{} {what} {} rows in {} chunks, {} ({:.1} times smaller than f32){skipped}",
+        "{} {what} {} rows in {} chunks, {} ({:.1} times smaller than f32){left_out}",
         args.out.display(),
         human::whole(summary.rows),
         summary.chunks,
@@ -125,6 +159,10 @@ fn status(args: &CacheFolderArgs, context: &Context) -> anyhow::Result<()> {
         table.row(["codec", &of.codec.to_string()]);
         table.row(["rows", &format!("{} of {}", human::whole(status.rows), human::whole(status.planned_rows))]);
         table.row(["on disk", &human::bytes(status.bytes)]);
+        let masked: u64 = status.parts.iter().map(|part| part.masked_rows).sum();
+        if masked > 0 {
+            table.row(["left out", &format!("{} rows of outstanding norm", human::whole(masked))]);
+        }
         for part in &status.parts {
             table.row([format!("job {}/{}", part.job, of.jobs), format!("{} of {} chunks", part.chunks, part.planned_chunks)]);
         }

@@ -97,6 +97,7 @@ fn cache_args(out: &Path) -> CacheWriteArgs {
         job: "1/1".to_owned(),
         // A demo that was interrupted goes on.
         resume: true,
+        dry_run: false,
         config: None,
         set: Vec::new(),
     }

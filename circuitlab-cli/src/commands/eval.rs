@@ -83,7 +83,7 @@ fn eval_text(args: &EvalArgs, model: &dyn LanguageModel, folder: &Path, context:
     let options = PackOptions { range, ..PackOptions::new(args.context) };
     options.check(model.info()).context("--context")?;
     let sources = sources_with(&context.registry, &[], args.text.text_field.as_deref(), args.text.skip_bad_lines)?;
-    let files = resolve(&context.registry, &sources, &args.text.paths)?;
+    let files = resolve(&context.registry, &sources, &args.text.paths, &context.bars)?;
     let tokenizer = Tokenizer::load_if_there(folder, model.info())?;
     let packed = pack(&files, &tokenizer, model.info(), &options, &context.bars)?;
     Ok(EvalText::new(&packed, &tokenizer, args.max_contexts, args.batch_contexts))

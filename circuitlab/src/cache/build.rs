@@ -27,6 +27,8 @@ pub struct Summary {
     pub bytes: u64,
     /// What its rows would take as 32-bit floats.
     pub raw_bytes: u64,
+    /// Rows that were left out because their norms stand out.
+    pub masked_rows: u64,
     /// Documents that were left out because they could not be read, where that is allowed.
     pub skipped_documents: u64,
 }
@@ -63,7 +65,15 @@ pub fn build(job: &CacheJob<'_>, progress: &dyn Progress) -> Result<Summary> {
     progress.end();
     let Manifest { chunks, rows, .. } = &part.manifest;
     let (chunks, rows, bytes) = (chunks.len(), *rows, part.manifest.bytes());
-    Ok(Summary { chunks, written_chunks: missing.len(), rows, bytes, raw_bytes: plan.raw_bytes(), skipped_documents: plan.skipped() })
+    Ok(Summary {
+        chunks,
+        written_chunks: missing.len(),
+        rows,
+        bytes,
+        raw_bytes: plan.raw_bytes(rows),
+        masked_rows: part.manifest.masked_rows,
+        skipped_documents: plan.skipped(),
+    })
 }
 
 /// A fresh job wants a place that is free, or one where other jobs of the same cache are at work; no job wants a folder of
@@ -141,6 +151,7 @@ impl Part {
         } else {
             self.manifest.chunks.push(entry);
             self.manifest.rows += count;
+            self.manifest.masked_rows += rows.masked;
             let sides = self.manifest.inputs.iter_mut().zip(&mut self.manifest.targets);
             for ((input, target), new) in sides.zip(statistics.chunks_exact(2)) {
                 input.merge(&new[0]);

@@ -38,6 +38,9 @@ pub struct CacheConfig {
     pub range: TextRange,
     /// Whether the rows of special tokens (BOS, EOS, ..) are left out. Default: yes.
     pub drop_special_rows: bool,
+    /// Rows whose input or output norm in any layer is above this many times the median of that layer and side, over the chunk, are left out:
+    /// attention sinks and the like. Default: none, all rows are kept.
+    pub max_norm: Option<f64>,
     /// Whether contexts begin with BOS: `auto` (where the model has one), true or false. Default: `auto`.
     pub bos: BosPolicy,
     /// Whether the model's EOS is appended to each document. Default: no.
@@ -72,6 +75,7 @@ impl Default for CacheConfig {
             seed: 0,
             range: TextRange::ALL,
             drop_special_rows: true,
+            max_norm: None,
             bos: BosPolicy::Auto,
             eos: false,
             cross_documents: false,

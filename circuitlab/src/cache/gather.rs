@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use super::chunk::RowIndex;
+use super::mask;
 use super::plan::Plan;
 use super::statistics::Statistics;
 use crate::model::Capture;
@@ -18,6 +19,8 @@ pub(super) struct Rows {
     /// Inputs and outputs of layer 0, of layer 1, ...: `[rows, d_model]` each.
     values: Vec<Vec<f32>>,
     pub(super) index: RowIndex,
+    /// Rows that were left out because their norms stand out.
+    pub(super) masked: u64,
     /// For messages.
     chunk: usize,
 }
@@ -34,8 +37,12 @@ struct Lot<'a> {
 
 /// Collects one chunk. What comes out depends on the plan, the model and the chunk's number only.
 pub(super) fn collect(plan: &Plan, model: &dyn LanguageModel, chunk: usize) -> Result<Rows> {
+    collect_contexts(plan, model, plan.chunk(chunk).collect(), chunk)
+}
+
+/// Collects some contexts as if they were a chunk.
+pub(super) fn collect_contexts(plan: &Plan, model: &dyn LanguageModel, mut contexts: Vec<Context<'_>>, chunk: usize) -> Result<Rows> {
     let identity = plan.identity();
-    let mut contexts: Vec<Context<'_>> = plan.chunk(chunk).collect();
     // Contexts of like length side by side need the least padding. The sort is stable, so the order is fixed.
     contexts.sort_by_key(|context| std::cmp::Reverse(context.positions()));
     let rows = contexts.iter().map(|context| plan.kept(context).count()).sum();
@@ -49,6 +56,7 @@ pub(super) fn collect(plan: &Plan, model: &dyn LanguageModel, chunk: usize) -> R
         shape,
         values: vec![vec![0.0; shape.values()?]; 2 * identity.layers],
         index: RowIndex { tokens: empty.clone(), documents: empty.clone(), positions: empty },
+        masked: 0,
         chunk,
     };
     let mut done = 0;
@@ -64,10 +72,25 @@ pub(super) fn collect(plan: &Plan, model: &dyn LanguageModel, chunk: usize) -> R
             collected.forward(&lot, plan, model)?;
         }
     }
+    if let Some(ratio) = identity.max_norm {
+        collected.mask(ratio);
+    }
     Ok(collected)
 }
 
 impl Rows {
+    /// Leaves rows of outstanding norm out.
+    fn mask(&mut self, ratio: f64) {
+        let keep = mask::keep(&self.values, self.shape.width, ratio);
+        let kept = keep.iter().filter(|keep| **keep).count();
+        self.masked = (self.shape.rows - kept) as u64;
+        self.shape.rows = kept;
+        self.values.par_iter_mut().for_each(|values| mask::retain(values, self.shape.width, &keep));
+        for list in [&mut self.index.tokens, &mut self.index.documents, &mut self.index.positions] {
+            mask::retain(list, 1, &keep);
+        }
+    }
+
     /// The values of a layer's inputs (`2 * layer`) or outputs (`2 * layer + 1`) as bytes, and their statistics.
     ///
     /// # Errors

@@ -48,6 +48,8 @@ pub struct Identity {
     pub weights: Vec<PathWeight>,
     /// Whether rows of special tokens were left out.
     pub drop_special_rows: bool,
+    /// How often the median norm of its layer, side and chunk a row's norm was allowed to be; none where all were.
+    pub max_norm: Option<f64>,
     /// The special tokens.
     pub special_tokens: Vec<u32>,
     /// SHA-256 of `tokenizer.json`; none where there is none, because the documents were tokens already.

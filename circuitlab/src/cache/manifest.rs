@@ -27,8 +27,10 @@ pub struct Manifest {
     pub job: usize,
     /// How many chunks the part has when it is whole.
     pub planned_chunks: usize,
-    /// How many rows the part has when it is whole.
+    /// How many rows the part has when it is whole, masked ones included.
     pub planned_rows: u64,
+    /// Rows of the chunks below that were left out because their norms stand out.
+    pub masked_rows: u64,
     /// Rows of the chunks below.
     pub rows: u64,
     /// The chunks that are there, in order.
@@ -58,7 +60,18 @@ impl Manifest {
     pub(super) fn new(identity: Identity, share: JobShare, planned_chunks: usize, planned_rows: u64) -> Self {
         let none = vec![Statistics::default(); identity.layers];
         let (inputs, targets) = (none.clone(), none);
-        Self { schema: SCHEMA, identity, job: share.job(), planned_chunks, planned_rows, rows: 0, chunks: Vec::new(), inputs, targets }
+        Self {
+            schema: SCHEMA,
+            identity,
+            job: share.job(),
+            planned_chunks,
+            planned_rows,
+            masked_rows: 0,
+            rows: 0,
+            chunks: Vec::new(),
+            inputs,
+            targets,
+        }
     }
 
     /// Whether a folder holds one.
@@ -124,8 +137,11 @@ impl Manifest {
         if rows != Some(self.rows) {
             return Some(format!("its chunks do not add up to its {} rows", self.rows));
         }
-        if self.is_complete() && self.rows != self.planned_rows {
-            return Some(format!("its chunks have {} rows, expected {}", self.rows, self.planned_rows));
+        if self.is_complete() && self.rows.checked_add(self.masked_rows) != Some(self.planned_rows) {
+            return Some(format!(
+                "its chunks have {} rows and {} masked ones, expected {}",
+                self.rows, self.masked_rows, self.planned_rows
+            ));
         }
         let fits = |statistics: &[Statistics]| {
             let sound = |layer: &Statistics| {

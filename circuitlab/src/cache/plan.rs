@@ -1,5 +1,6 @@
 //! What a job will do: the text in contexts, and how contexts make chunks.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use circuitlab_core::random::Permutation;
@@ -25,7 +26,7 @@ pub struct CacheJob<'a> {
     pub model: &'a dyn LanguageModel,
     /// `tokenizer.json`, or the folder that holds it.
     pub tokenizer: &'a Path,
-    /// Files and folders of text.
+    /// Files, folders, patterns and hub repositories of text.
     pub text: &'a [PathBuf],
     /// The cache's folder.
     pub out: &'a Path,
@@ -62,7 +63,7 @@ impl Plan {
         check(job)?;
         let codec = CodecChain::build(job.registry, &config.codec)?;
         let sources = sources_with(job.registry, &config.sources, config.text_field.as_deref(), config.skip_bad_lines)?;
-        let files = resolve(job.registry, &sources, job.text)?;
+        let files = resolve(job.registry, &sources, job.text, progress)?;
         let tokenizer = Tokenizer::load_if_there(job.tokenizer, info)?;
         let identity = identity(job, &codec, &files, &tokenizer)?;
         let text = pack(&files, &tokenizer, info, &config.pack_options(share), progress)?;
@@ -119,9 +120,9 @@ impl Plan {
         self.text.skipped()
     }
 
-    /// What the rows of this job would take as 32-bit floats.
-    pub fn raw_bytes(&self) -> u64 {
-        self.rows() * (self.identity.layers * self.identity.d_model * 2 * 4) as u64
+    /// What so many rows would take as 32-bit floats.
+    pub fn raw_bytes(&self, rows: u64) -> u64 {
+        rows * (self.identity.layers * self.identity.d_model * 2 * 4) as u64
     }
 
     /// The chain that encodes them.
@@ -133,6 +134,16 @@ impl Plan {
     pub(super) fn chunk(&self, chunk: usize) -> impl Iterator<Item = Context<'_>> {
         let bound = |number: usize| self.bounds.get(number).copied().unwrap_or(self.text.len());
         (bound(chunk)..bound(chunk + 1)).map(|place| self.context(place))
+    }
+
+    /// Contexts of all chunks.
+    pub(super) fn contexts(&self) -> usize {
+        self.text.len()
+    }
+
+    /// The contexts at some places of the order, as far as there are any: a random sample.
+    pub(super) fn sample(&self, places: Range<usize>) -> impl Iterator<Item = Context<'_>> {
+        (places.start..places.end.min(self.text.len())).map(|place| self.context(place))
     }
 
     /// The order of the rows of a chunk.
@@ -184,6 +195,7 @@ fn identity(job: &CacheJob<'_>, codec: &CodecChain, files: &[SourceFile], tokeni
         cross_documents: config.cross_documents,
         weights: weights.map(|(path, weight)| PathWeight { weight: *weight, files: files_of(path) }).collect(),
         drop_special_rows: config.drop_special_rows,
+        max_norm: config.max_norm,
         special_tokens: tokenizer.special().collect(),
         tokenizer: tokenizer.sha256().map(str::to_owned),
         text: files.iter().map(SourceFile::record).collect::<Result<Vec<_>>>()?,
@@ -202,6 +214,10 @@ fn check(job: &CacheJob<'_>) -> Result<()> {
         if value == Some(0) {
             return Err(circuitlab_core::Error::config(format!("cache, key `{key}`"), "expected at least 1, got 0").into());
         }
+    }
+    if let Some(ratio) = config.max_norm.filter(|ratio| !ratio.is_finite() || *ratio < 1.0) {
+        let message = format!("expected at least 1, such as 10: how often the median norm; got {ratio}");
+        return Err(circuitlab_core::Error::config("cache, key `max_norm`", message).into());
     }
     let points = job.model.hook_points();
     for hook in [config.input_hook, config.output_hook] {

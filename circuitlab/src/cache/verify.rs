@@ -50,8 +50,10 @@ pub struct PartStatus {
     pub planned_chunks: usize,
     /// Rows of the written chunks.
     pub rows: u64,
-    /// Rows that it will have.
+    /// Rows that it will have, those left out so far excluded.
     pub planned_rows: u64,
+    /// Rows that were left out because their norms stand out.
+    pub masked_rows: u64,
     /// Bytes of the written chunks.
     pub bytes: u64,
 }
@@ -71,7 +73,8 @@ pub fn status(folder: &Path) -> Result<CacheStatus> {
         chunks: manifest.chunks.len(),
         planned_chunks: manifest.planned_chunks,
         rows: manifest.rows,
-        planned_rows: manifest.planned_rows,
+        planned_rows: manifest.planned_rows.saturating_sub(manifest.masked_rows),
+        masked_rows: manifest.masked_rows,
         bytes: manifest.bytes(),
     };
     let parts: Vec<PartStatus> = manifests.iter().map(|(_, manifest)| part(manifest)).collect();

@@ -6,20 +6,24 @@ use std::sync::Arc;
 
 use circuitlab_core::plugin::Kind;
 use circuitlab_core::{Error as CoreError, Registry, Spec, TextSource};
+use glob::{MatchOptions, Pattern};
 
 use super::input::Packing;
 use super::source::SourceFile;
+use crate::hub::{HubKind, HubSpec, fetch_files};
+use crate::progress::Progress;
 use crate::{Error, Result};
 
 /// Finds the files that paths name: a file stands for itself, a folder for the files of known kinds in it and below, by name; a
-/// pattern such as `data/**/*.jsonl.gz` for the files that it fits. Files and folders whose names begin with a dot, and folders that
+/// pattern such as `data/**/*.jsonl.gz` for the files that it fits; `hf:ORG/NAME[@REVISION][/PATTERN]` for those of a data set at the hub, which
+/// are fetched. Files and folders whose names begin with a dot, and folders that
 /// are links, are passed over in folders.
 ///
 /// `specs` holds the sources whose settings differ from the defaults.
 ///
 /// # Errors
 /// No path at all, paths that are not there, extensions that no source reads, folders and patterns without text, and refused settings.
-pub fn resolve(registry: &Registry, specs: &[Spec], paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
+pub fn resolve(registry: &Registry, specs: &[Spec], paths: &[PathBuf], progress: &dyn Progress) -> Result<Vec<SourceFile>> {
     let readers = Readers::build(registry, specs)?;
     if paths.is_empty() {
         return Err(Error::Invalid(format!("no text was given; expected files or folders of {}", readers.known())));
@@ -27,7 +31,9 @@ pub fn resolve(registry: &Registry, specs: &[Spec], paths: &[PathBuf]) -> Result
     let mut files = Vec::new();
     for (group, path) in paths.iter().enumerate() {
         let before = files.len();
-        if path.is_dir() {
+        if let Some(text) = path.to_str().filter(|text| HubSpec::is_meant(text)) {
+            readers.open_fetched(text, group, &mut files, progress)?;
+        } else if path.is_dir() {
             readers.open_below(path, group, &mut files)?;
         } else if path.exists() || !is_pattern(path) {
             fs::metadata(path).map_err(CoreError::io("read", path))?;
@@ -75,6 +81,14 @@ fn set_in_sources(registry: &Registry, specs: &mut Vec<Spec>, key: &str, value: 
         }
     }
     if found { Ok(()) } else { Err(Error::Invalid(format!("no text source has the setting `{key}`"))) }
+}
+
+/// `hf:ORG/NAME@REVISION` and the pattern after it. The revision cannot hold a slash here.
+fn split_repository(text: &str) -> (&str, Option<&str>) {
+    match text.match_indices('/').nth(1) {
+        Some((slash, _)) => (&text[..slash], Some(&text[slash + 1..]).filter(|pattern| !pattern.is_empty())),
+        None => (text, None),
+    }
 }
 
 fn is_pattern(path: &Path) -> bool {
@@ -137,10 +151,39 @@ impl Readers {
         if files.len() == before { Err(wrong("no file is there, and as a pattern it fits none".to_owned())) } else { Ok(()) }
     }
 
+    fn open_fetched(&self, text: &str, group: usize, files: &mut Vec<SourceFile>, progress: &dyn Progress) -> Result<()> {
+        let (repository, pattern) = split_repository(text);
+        let spec = HubSpec::parse(HubKind::Dataset, repository)?;
+        let pattern = pattern.map(Pattern::new).transpose().map_err(|error| {
+            Error::Invalid(format!("`{}`: what stands after the repository is no pattern: {error}", text.escape_default()))
+        })?;
+        let options = MatchOptions { require_literal_separator: true, ..MatchOptions::default() };
+        let hidden = |name: &str| name.split('/').any(|part| part.starts_with('.'));
+        let fits = |name: &str| pattern.as_ref().map_or(!hidden(name), |pattern| pattern.matches_with(name, options));
+        let chosen = fetch_files(&spec, |name| self.reader(Path::new(name)).is_some() && fits(name), progress)?;
+        for path in chosen {
+            files.push(self.open(&path, group)?);
+        }
+        Ok(())
+    }
+
     fn known(&self) -> String {
         let mut known: Vec<String> = self.0.iter().flat_map(|(_, source)| source.extensions()).map(|kind| format!("`.{kind}`")).collect();
         known.sort();
         known.dedup();
-        format!("{}, each also as `.gz` or `.zst`", known.join(", "))
+        format!("{}; text may be packed as `.gz` or `.zst`", known.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_follow_the_repository() {
+        assert_eq!(split_repository("hf:org/text"), ("hf:org/text", None));
+        assert_eq!(split_repository("hf:org/text@v1/data/*.parquet"), ("hf:org/text@v1", Some("data/*.parquet")));
+        assert_eq!(split_repository("hf:org/text/"), ("hf:org/text", None));
+        assert_eq!(split_repository("hf:squad"), ("hf:squad", None));
     }
 }

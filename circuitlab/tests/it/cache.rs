@@ -10,7 +10,7 @@ use circuitlab_core::codec::ChainSpec;
 use crate::fake::{FakeModel, LAYERS, WIDTH, World, write};
 
 /// Every row of a cache by document, position and token: the values of all layers and sides, as bits.
-fn rows(cache: &Cache) -> BTreeMap<(u32, u32, u32), Vec<u32>> {
+pub(crate) fn rows(cache: &Cache) -> BTreeMap<(u32, u32, u32), Vec<u32>> {
     let mut rows = BTreeMap::new();
     for chunk in 0..cache.chunk_rows().len() {
         let mut reader = cache.chunk(chunk).expect("opens");

@@ -23,6 +23,8 @@ pub(crate) struct FakeModel {
     pub(crate) fail_at: Option<usize>,
     /// Gives NaN in layer 1's outputs for this token.
     pub(crate) nan_token: Option<i64>,
+    /// Gives values a thousand times as large in layer 2's inputs for this token.
+    pub(crate) loud_token: Option<i64>,
     passes: Cell<usize>,
 }
 
@@ -44,7 +46,7 @@ impl FakeModel {
             bos: Some(0),
             eos: None,
         };
-        Self { info, fail_at: None, nan_token: None, passes: Cell::new(0) }
+        Self { info, fail_at: None, nan_token: None, loud_token: None, passes: Cell::new(0) }
     }
 
     pub(crate) fn failing_at(pass: usize) -> Self {
@@ -60,7 +62,9 @@ impl FakeModel {
         let past = tokens.iter().enumerate().map(|(place, token)| (*token as f32 + 1.0) * (place as f32 + 2.0).sqrt()).sum::<f32>();
         let side = if hook == BlockHook::MlpIn { 1.0 } else { 2.0 };
         let nan = self.nan_token == tokens.last().copied() && layer == 1 && hook == BlockHook::MlpOut;
-        let value = |at: usize| ((past + layer as f32 * 3.0 + at as f32) * side).sin() * (layer + 1) as f32;
+        let loud = self.loud_token == tokens.last().copied() && layer == 2 && hook == BlockHook::MlpIn;
+        let size = (layer + 1) as f32 * if loud { 1000.0 } else { 1.0 };
+        let value = |at: usize| ((past + layer as f32 * 3.0 + at as f32) * side).sin() * size;
         (0..WIDTH).map(|at| if nan && at == 5 { f32::NAN } else { value(at) }).collect()
     }
 }
@@ -139,8 +143,20 @@ impl World {
     }
 
     pub(crate) fn build(&self, model: &FakeModel, out: &str, share: &str, resume: bool) -> Result<Summary> {
-        let text = [self.path("text.txt")];
-        let job = CacheJob {
+        self.with_job(model, &["text.txt"], out, share, |job| build(&CacheJob { resume, ..*job }, &Silent))
+    }
+
+    /// Does something with a job over some paths of text.
+    pub(crate) fn with_job<T>(
+        &self,
+        model: &FakeModel,
+        text: &[&str],
+        out: &str,
+        share: &str,
+        work: impl FnOnce(&CacheJob<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let text: Vec<PathBuf> = text.iter().map(|name| self.path(name)).collect();
+        work(&CacheJob {
             registry: &self.registry,
             model,
             tokenizer: self.folder.path(),
@@ -148,9 +164,8 @@ impl World {
             out: &self.path(out),
             config: &self.config,
             share: share.parse::<JobShare>().expect("a job"),
-            resume,
-        };
-        build(&job, &Silent)
+            resume: false,
+        })
     }
 
     pub(crate) fn open(&self, name: &str) -> Result<Cache> {

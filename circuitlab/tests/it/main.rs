@@ -1,6 +1,7 @@
 //! The engine as a program meets it, over small models and texts made here and over recordings.
 
 mod cache;
+mod choices;
 mod fake;
 mod golden;
 mod loader;

@@ -9,7 +9,7 @@ use crate::fake::{FakeModel, World, tokenizer, write};
 
 fn files(world: &World, paths: &[&str]) -> Result<Vec<SourceFile>> {
     let paths: Vec<PathBuf> = paths.iter().map(|path| world.path(path)).collect();
-    resolve(&world.registry, &world.config.sources, &paths)
+    resolve(&world.registry, &world.config.sources, &paths, &Silent)
 }
 
 fn message<T>(result: Result<T>) -> String {
@@ -31,7 +31,10 @@ fn folders_stand_for_their_files_of_known_kinds() {
         write(&world.path("many").join(name), "w2");
     }
     assert_eq!(names(&["text.txt", "many"]), ["text.txt", "a.TXT", "b.txt"]);
-    assert!(message(files(&world, &["many/notes.pdf"])).contains("no text source reads files of the kind `.pdf`; known: `.txt`"));
+    assert!(
+        message(files(&world, &["many/notes.pdf"]))
+            .contains("no text source reads files of the kind `.pdf`; known: `.jsonl`, `.ndjson`, `.parquet`, `.txt`; text may be packed")
+    );
     std::fs::create_dir_all(world.path("many/below/.hidden")).expect("folders");
     for name in ["c.txt.gz", ".d.txt", ".hidden/e.txt"] {
         write(&world.path("many/below").join(name), "w2");
@@ -43,7 +46,7 @@ fn folders_stand_for_their_files_of_known_kinds() {
     assert!(message(files(&world, &["gone.txt"])).starts_with("cannot read `"));
     assert!(message(files(&world, &[])).contains("no text was given"));
     std::fs::create_dir(world.path("empty")).expect("a folder");
-    assert!(message(files(&world, &["empty"])).contains("it holds no text; known kinds: `.txt`"));
+    assert!(message(files(&world, &["empty"])).contains("it holds no text; known kinds: `.jsonl`"));
 }
 
 #[test]
