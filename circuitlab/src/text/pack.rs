@@ -17,6 +17,9 @@ use crate::{Error, Result};
 /// Documents are handed to the tokenizer in lots of about this size, so that all cores have work.
 const LOT_BYTES: usize = 4 << 20;
 
+/// Pieces of long documents are as large as that each, so a lot of them grows until every core has one, or to this.
+const LARGEST_LOT_BYTES: usize = 32 << 20;
+
 /// Left-out documents are named in the log up to this many; after that they are only counted.
 const NAMED_SKIPS: u64 = 20;
 
@@ -38,6 +41,7 @@ pub fn pack(
         packer,
         lot: VecDeque::new(),
         lot_bytes: 0,
+        lot_pieces: 0,
         documents: 0,
         open: None,
         skipped: 0,
@@ -73,6 +77,7 @@ struct Reading<'a> {
     /// Pieces that wait for the tokenizer.
     lot: VecDeque<Step>,
     lot_bytes: usize,
+    lot_pieces: usize,
     /// How many documents have begun.
     documents: u64,
     /// The document whose end has not come, and whether it is ours.
@@ -115,6 +120,7 @@ impl Reading<'_> {
             let part = cutter.cut(piece.content);
             if wanted {
                 self.lot_bytes += bytes;
+                self.lot_pieces += 1;
                 self.lot.push_back(match part {
                     Content::Tokens(ids) => Step::Tokens(self.tokenizer.known(ids, file.path())?),
                     Content::Text(text) => Step::Text(text),
@@ -125,7 +131,7 @@ impl Reading<'_> {
                 }
             }
             self.open = (!last).then_some(wanted);
-            if self.lot_bytes >= LOT_BYTES {
+            if self.lot_bytes >= LARGEST_LOT_BYTES || (self.lot_bytes >= LOT_BYTES && self.lot_pieces >= rayon::current_num_threads()) {
                 self.flush()?;
                 progress(documents.read_bytes());
             }
@@ -161,7 +167,7 @@ impl Reading<'_> {
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.lot_bytes = 0;
+        (self.lot_bytes, self.lot_pieces) = (0, 0);
         let lot = std::mem::take(&mut self.lot);
         let mut texts = Vec::new();
         let mut steps = Vec::with_capacity(lot.len());

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use circuitlab::text::{PackOptions, SourceFile, Tokenizer, pack, resolve};
+use circuitlab::text::{Deal, PackOptions, SourceFile, Tokenizer, pack, resolve};
 use circuitlab::{Result, Silent};
 
 use crate::fake::{FakeModel, World, tokenizer, write};
@@ -67,6 +67,31 @@ fn ranges_split_a_text_without_overlap() {
     assert!(near <= 1, "{near}");
     assert_eq!(first[..first.len() - 1], whole[..first.len() - 1]);
     assert_eq!(second[1..], whole[whole.len() - second.len() + 1..]);
+}
+
+#[test]
+fn a_document_of_many_pieces_stays_one() {
+    let mut world = World::new();
+    world.config.sources.clear();
+    let words: Vec<u32> = (0..2_500_000).map(|place| 2 + place * 7 % 28).collect();
+    let lines: Vec<String> = words.chunks(10).map(|line| line.iter().map(|id| format!("w{id} ")).collect()).collect();
+    write(&world.path("long.txt"), lines.join("\n"));
+    let model = FakeModel::new();
+    let tokenizer = Tokenizer::load(world.folder.path(), &model.info).expect("a tokenizer");
+    let files = files(&world, &["long.txt"]).expect("text");
+    let mut seen = vec![0_u8; words.len()];
+    for part in 0..2 {
+        let options = PackOptions { deal: Deal { seed: 1, part, parts: 2 }, ..PackOptions::new(64) };
+        let packed = pack(&files, &tokenizer, &model.info, &options, &Silent).expect("packs");
+        assert!(packed.len() > 19_000, "each part has its half, not {}", packed.len());
+        for context in packed.iter() {
+            let origin = context.origin(0);
+            let place = origin.position as usize;
+            assert_eq!((origin.document, context.tokens), (0, &words[place..place + context.tokens.len()]));
+            seen[place..place + context.tokens.len()].iter_mut().for_each(|seen| *seen += 1);
+        }
+    }
+    assert!(seen.iter().all(|seen| *seen == 1), "every token is in one context of one part");
 }
 
 #[test]
