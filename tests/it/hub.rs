@@ -187,6 +187,15 @@ fn what_others_left_is_checked_before_it_counts() {
 }
 
 #[test]
+fn mirrors_that_answer_no_heads_serve_too() {
+    let (hub, home) = tiny();
+    hub.fail("HEAD /", usize::MAX, Fault::Status(501));
+    let (shown, words) = show(&hub, &home, MODEL, &[]).expect("asks for a byte");
+    assert_eq!((shown["model"]["name"].as_str(), words.as_str()), (Some("org/tiny"), ""));
+    assert_eq!(fs::read(folder(&home).join("snapshots").join(COMMIT).join("config.json")).expect("there"), fixture("config.json"));
+}
+
+#[test]
 fn sharded_weights_are_fetched_by_their_index() {
     let (hub, home) = (Hub::start(), tempfile::tempdir().expect("a folder"));
     let whole = fixture("model.safetensors");

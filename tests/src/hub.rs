@@ -255,13 +255,16 @@ fn answer(state: &State, request: &Request, port: u16, whole: bool) -> Answer {
 /// A file, or the part of it that is asked for.
 fn bytes(request: &Request, content: &[u8], whole: bool) -> Answer {
     let range = request.headers.get("range").filter(|_| !whole);
-    let from: Option<usize> = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-    match from {
-        None => Answer { body: content.to_vec(), ..Answer::new(200) },
-        Some(from) if from >= content.len() => Answer::new(416).with("Content-Range", format!("bytes */{}", content.len())),
-        Some(from) => Answer { body: content[from..].to_vec(), ..Answer::new(206) }
-            .with("Content-Range", format!("bytes {from}-{}/{}", content.len() - 1, content.len())),
+    let Some((from, to)) = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-')) else {
+        return Answer { body: content.to_vec(), ..Answer::new(200) };
+    };
+    let from: usize = from.parse().unwrap_or(usize::MAX);
+    if from >= content.len() {
+        return Answer::new(416).with("Content-Range", format!("bytes */{}", content.len()));
     }
+    let end = to.parse().map_or(content.len(), |last: usize| content.len().min(last + 1));
+    Answer { body: content[from..end].to_vec(), ..Answer::new(206) }
+        .with("Content-Range", format!("bytes {from}-{}/{}", end - 1, content.len()))
 }
 
 fn unescaped(file: &str) -> String {

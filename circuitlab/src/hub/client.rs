@@ -12,7 +12,7 @@ use ureq::{Agent, Body};
 
 use super::fault::{Fault, trying};
 use super::settings::Settings;
-use super::spec::{HubSpec, is_commit};
+use super::spec::{HubSpec, is_plain_name};
 use super::store::{is_file_name, repository};
 
 /// A listing of a million files is some 60 MB.
@@ -79,7 +79,7 @@ impl Client {
             })?;
             match info.siblings.iter().find(|file| !is_file_name(&file.rfilename)) {
                 Some(file) => Err(Fault::Final(format!("the hub lists `{}`, which is no name of a file", file.rfilename.escape_default()))),
-                None if !is_commit(&info.sha) => {
+                None if !is_plain_name(&info.sha) => {
                     Err(Fault::Final(format!("the hub names the commit `{}`; expected 40 hexadecimal digits", info.sha.escape_default())))
                 }
                 None => Ok(info),
@@ -96,12 +96,19 @@ impl Client {
     pub(super) fn remote(&self, url: &str) -> Result<Remote, Fault> {
         trying(super::fault::TRIES, || {
             let response = self.send(&Method::Head, url, &[], true)?;
+            // Some mirrors serve files alone: the first byte tells as much.
+            let no_heads = matches!(response.status().as_u16(), 405 | 501);
+            let response = if no_heads { self.send(&Method::Get, url, &[("Range", "bytes=0-0")], true)? } else { response };
             let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
             let etag = text("x-linked-etag").or_else(|| text("etag"));
-            let etag = etag.map(|etag| etag.trim_start_matches("W/").trim_matches('"').to_owned()).filter(|etag| is_etag(etag));
+            let etag = etag.map(|etag| etag.trim_start_matches("W/").trim_matches('"').to_owned()).filter(|etag| is_plain_name(etag));
             let etag = etag.ok_or_else(|| no_header("X-Linked-Etag or ETag", "to tell the file's content by"))?;
-            // The length of a redirect's own body says nothing of the file.
-            let own = if response.status().is_redirection() { None } else { text("content-length") };
+            let own = match response.status().as_u16() {
+                // The length of a redirect's own body says nothing of the file.
+                300..400 => None,
+                206 => text("content-range").and_then(|range| range.rsplit('/').next()),
+                _ => text("content-length"),
+            };
             let size = text("x-linked-size").or(own).and_then(|size| size.parse().ok());
             Ok(Remote { etag, size: size.ok_or_else(|| no_header("X-Linked-Size or Content-Length", "to check the file's length by"))? })
         })
@@ -137,6 +144,8 @@ impl Client {
                 Some(_) if linked && response.headers().contains_key("x-linked-etag") => return Ok(response),
                 Some(location) => url = join(&url, location),
                 None if response.status().is_success() => return Ok(response),
+                // Left to whoever asked in this way.
+                None if matches!(method, Method::Head) && matches!(response.status().as_u16(), 405 | 501) => return Ok(response),
                 None => return Err(self.refusal(&response)),
             }
         }
@@ -188,11 +197,6 @@ impl Client {
 
 fn no_header(name: &str, why: &str) -> Fault {
     Fault::Final(format!("the hub's answer has no usable {name} header, which is needed {why}"))
-}
-
-/// Etags become names of files.
-fn is_etag(etag: &str) -> bool {
-    (1..=128).contains(&etag.len()) && etag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 /// Scheme, host and port.
@@ -258,7 +262,7 @@ mod tests {
     #[test]
     fn names_are_escaped_and_etags_checked() {
         assert_eq!(escaped("data/a b=1#ü.txt"), "data/a%20b%3D1%23%C3%BC.txt");
-        assert!(is_etag("e7a6") && !is_etag("") && !is_etag("../x") && !is_etag("a.incomplete"));
+        assert!(is_plain_name("e7a6-2") && !is_plain_name("") && !is_plain_name("../x") && !is_plain_name(".git"));
         assert_eq!(Remote { etag: "a".repeat(64), size: 0 }.sha256(), Some("a".repeat(64).as_str()));
         assert_eq!(Remote { etag: "a".repeat(40), size: 0 }.sha256(), None);
     }

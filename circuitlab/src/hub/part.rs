@@ -12,8 +12,14 @@ use super::client::Remote;
 use super::fault::Fault;
 use crate::Result;
 
-/// The name that `huggingface_hub` gives such files too.
-const EXTENSION: &str = "incomplete";
+/// What stands after a blob's name as long as it is not whole; `huggingface_hub` has the same.
+const EXTENSION: &str = ".incomplete";
+
+fn part_of(blob: &Path) -> PathBuf {
+    let mut name = blob.file_name().unwrap_or_default().to_os_string();
+    name.push(EXTENSION);
+    blob.with_file_name(name)
+}
 
 /// The beginning of a blob, with the hash of it so far.
 #[derive(Debug)]
@@ -30,7 +36,7 @@ pub(super) struct Part {
 impl Part {
     /// Opens what an earlier process left of a blob, if that can be checked later on, or begins anew.
     pub(super) fn open(blob: &Path, remote: &Remote) -> Result<Self> {
-        let path = blob.with_extension(EXTENSION);
+        let path = part_of(blob);
         let file =
             File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(CoreError::io("create", &path))?;
         let mut part = Self { path, file, hasher: Sha256::new(), length: 0, pieces: 0 };
@@ -113,7 +119,7 @@ mod tests {
         // Too long to be its beginning, or of a file whose content nobody can check.
         for remote in [Remote { size: 1, ..large.clone() }, Remote { etag: "e7a6".into(), size: 3 }] {
             let blob = folder.path().join(&remote.etag);
-            circuitlab_core::files::write_atomic(&blob.with_extension(EXTENSION), |out| out.write_all(b"ab")).expect("writes");
+            circuitlab_core::files::write_atomic(&part_of(&blob), |out| out.write_all(b"ab")).expect("writes");
             assert_eq!(Part::open(&blob, &remote).expect("opens").length, 0);
         }
     }

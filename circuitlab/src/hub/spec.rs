@@ -83,6 +83,12 @@ pub(super) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
+/// What a hub calls a commit or a content, where it may become the name of a file or folder.
+pub(super) fn is_plain_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'=' | b'+');
+    (1..=128).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(plain)
+}
+
 /// One half of a name, by the hub's own rules: `--` stands for the slash in the names of folders.
 fn is_name(part: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');

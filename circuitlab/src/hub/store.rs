@@ -16,7 +16,7 @@ use circuitlab_core::Error as CoreError;
 use circuitlab_core::files::write_atomic;
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
-use super::spec::{HubKind, HubSpec, is_commit};
+use super::spec::{HubKind, HubSpec, is_plain_name};
 use crate::Result;
 
 /// How often a lock that somebody holds is tried.
@@ -55,7 +55,7 @@ impl Store {
     /// Where the revision was when it was last fetched whole.
     pub(super) fn commit(&self) -> Option<String> {
         let commit = fs::read_to_string(self.reference()).ok()?.trim().to_owned();
-        is_commit(&commit).then_some(commit)
+        is_plain_name(&commit).then_some(commit)
     }
 
     fn reference(&self) -> PathBuf {
