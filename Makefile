@@ -1,7 +1,7 @@
 # Short names for what cargo and scripts/ do; CONTRIBUTING.md says more.
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: build setup setup-cuda demo test lint clean
+.PHONY: build setup setup-cuda demo test lint fuzz clean
 
 # The optimised program.
 build: setup
@@ -24,6 +24,10 @@ test: setup
 
 lint: setup
 	scripts/test lint
+
+# Each fuzz target for a minute, or FUZZ_SECONDS.
+fuzz: setup
+	scripts/fuzz
 
 clean:
 	cargo clean
