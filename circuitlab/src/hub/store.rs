@@ -1,9 +1,11 @@
 //! The cache on disk, in the layout of Python's `huggingface_hub`:
 //!
-//!     models--ORG--NAME/refs/main                    the commit that a branch was at
-//!     models--ORG--NAME/snapshots/COMMIT/FILE        a link to
-//!     models--ORG--NAME/blobs/ETAG                   the bytes; `ETAG.incomplete` while they come
-//!     .locks/models--ORG--NAME/ETAG.lock             held by whoever fetches them
+//! ```text
+//! models--ORG--NAME/refs/main                    the commit that a branch was at
+//! models--ORG--NAME/snapshots/COMMIT/FILE        a link to
+//! models--ORG--NAME/blobs/ETAG                   the bytes; `ETAG.incomplete` while they come
+//! .locks/models--ORG--NAME/ETAG.lock             held by whoever fetches them
+//! ```
 //!
 //! And one of ours, which Python leaves alone: `models--ORG--NAME/.circuitlab/COMMIT.json`, the names of all files of a commit.
 
