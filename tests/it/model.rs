@@ -147,6 +147,7 @@ fn codecs_are_compared_in_one_run() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "test files need no atomic writer")]
 fn a_text_is_continued() {
     let model = model();
     let generate = |rest: &[&str]| json(&[&["model", "generate", "--model", arg(&model), "--max-tokens", "12"], rest].concat());
