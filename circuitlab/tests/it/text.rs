@@ -74,7 +74,7 @@ fn a_document_of_many_pieces_stays_one() {
     let mut world = World::new();
     world.config.sources.clear();
     let words: Vec<u32> = (0..2_500_000).map(|place| 2 + place * 7 % 28).collect();
-    let lines: Vec<String> = words.chunks(10).map(|line| line.iter().map(|id| format!("w{id} ")).collect()).collect();
+    let lines: Vec<String> = words.chunks(10).map(|line| line.iter().map(|id| format!("w{id}")).collect::<Vec<_>>().join(" ")).collect();
     write(&world.path("long.txt"), lines.join("\n"));
     let model = FakeModel::new();
     let tokenizer = Tokenizer::load(world.folder.path(), &model.info).expect("a tokenizer");
