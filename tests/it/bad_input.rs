@@ -64,7 +64,7 @@ fn models_that_cannot_be_used() {
     fails(&args, &["model.safetensors"]);
     write(&weights, &whole);
     write(&spoilt.join("config.json"), config.replace("\"model_type\": \"llama\"", "\"model_type\": \"bert\"").as_bytes());
-    fails(&args, &["config.json", "bert", "gpt2, llama"]);
+    fails(&args, &["config.json", "bert", "gpt2, gpt_neox, llama"]);
     write(&spoilt.join("config.json"), config.replace("\"hidden_size\": 128", "\"hidden_size\": 64").as_bytes());
     fails(&args, &["64", "128"]);
     write(&spoilt.join("config.json"), b"{");
