@@ -3,6 +3,7 @@
 //! A chain such as `int8+zstd` starts with one codec that takes values and goes on with codecs that take bytes.
 
 use std::fmt::{self, Debug};
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -29,6 +30,20 @@ impl BlockShape {
             .checked_mul(self.width)
             .filter(|values| values.checked_mul(4).is_some())
             .ok_or_else(|| Error::Invalid(format!("a block of {} rows of {} values is too large", self.rows, self.width)))
+    }
+
+    /// Where `values` values from a row on stand in the block.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where they are no whole rows, or where the block has not so many.
+    pub fn range_of(self, first_row: usize, values: usize) -> Result<Range<usize>> {
+        let rows = values.checked_div(self.width).unwrap_or(0);
+        if rows * self.width == values && first_row <= self.rows && rows <= self.rows - first_row {
+            self.values()?;
+            return Ok(first_row * self.width..first_row * self.width + values);
+        }
+        let Self { rows, width } = self;
+        Err(Error::Invalid(format!("there are no {values} values from row {first_row} on in a block of {rows} rows of {width}")))
     }
 }
 
@@ -69,6 +84,25 @@ pub trait ActivationCodec: Debug + Send + Sync {
         Err(Error::Invalid(format!("{self:?} takes bytes, not values")))
     }
 
+    /// Decodes the rows from `first_row` on, as many as `values` holds, into memory of the caller's. By default it decodes the whole
+    /// block and copies them.
+    ///
+    /// # Errors
+    /// Bytes that are no such block, and rows that it has not.
+    fn decode_rows(&self, bytes: &[u8], shape: BlockShape, first_row: usize, values: &mut [f32]) -> Result<()> {
+        let range = shape.range_of(first_row, values.len())?;
+        let decoded = self.decode_values(bytes, shape)?;
+        let rows = decoded.get(range).ok_or_else(|| Error::Invalid(format!("{self:?} gave {} values for a block", decoded.len())))?;
+        values.copy_from_slice(rows);
+        Ok(())
+    }
+
+    /// Whether [`decode_rows`](Self::decode_rows) costs no more than the rows that it is asked for. Rows are then decoded one by one from
+    /// the encoded block, which is all that is kept in memory. Asked for once. Default: no.
+    fn has_row_access(&self) -> bool {
+        false
+    }
+
     /// The largest |decoded - original| of each value of a block. Zero, the default, means bit for bit.
     ///
     /// # Errors
@@ -102,6 +136,15 @@ pub trait ActivationCodec: Debug + Send + Sync {
     fn decode_bytes(&self, bytes: &[u8], limit_bytes: usize) -> Result<Vec<u8>> {
         let _ = (bytes, limit_bytes);
         Err(Error::Invalid(format!("{self:?} takes values, not bytes")))
+    }
+
+    /// As [`decode_bytes`](Self::decode_bytes), into memory of the caller's, whatever it held. By default it is replaced.
+    ///
+    /// # Errors
+    /// Those of [`decode_bytes`](Self::decode_bytes).
+    fn decode_bytes_into(&self, bytes: &[u8], limit_bytes: usize, decoded: &mut Vec<u8>) -> Result<()> {
+        *decoded = self.decode_bytes(bytes, limit_bytes)?;
+        Ok(())
     }
 }
 
@@ -207,19 +250,59 @@ impl CodecChain {
     /// Bytes that are no such block.
     pub fn decode(&self, bytes: &[u8], shape: BlockShape) -> Result<Vec<f32>> {
         let expected = shape.values()?;
-        // A compressor may add a little to bytes that do not compress; what lies between two of them is bounded so.
-        let limit = self.values.max_encoded_bytes(shape)?;
-        let slack = limit / 64 + 4096;
-        let mut owned: Option<Vec<u8>> = None;
-        for (place, codec) in self.bytes.iter().enumerate().rev() {
-            let allowed = if place == 0 { limit } else { limit + slack };
-            owned = Some(codec.decode_bytes(owned.as_deref().unwrap_or(bytes), allowed)?);
-        }
-        let values = self.values.decode_values(owned.as_deref().unwrap_or(bytes), shape)?;
+        let (mut unpacked, mut spare) = (Vec::new(), Vec::new());
+        let values = self.values.decode_values(self.unpack(bytes, shape, &mut unpacked, &mut spare)?, shape)?;
         if values.len() == expected {
             return Ok(values);
         }
         Err(Error::Invalid(format!("codec `{}` gave {} values for a block of {expected}", self.spec, values.len())))
+    }
+
+    /// Undoes the codecs of bytes and leaves the codec of values: the first half of [`decode`](Self::decode), of which
+    /// [`decode_rows`](Self::decode_rows) is the second. What it gives is `bytes` itself or lies in `unpacked`; `spare` is room to work in.
+    ///
+    /// # Errors
+    /// Bytes that are no such block.
+    pub fn unpack<'a>(&self, bytes: &'a [u8], shape: BlockShape, unpacked: &'a mut Vec<u8>, spare: &mut Vec<u8>) -> Result<&'a [u8]> {
+        // A compressor may add a little to bytes that do not compress; what lies between two of them is bounded so.
+        let limit = self.values.max_encoded_bytes(shape)?;
+        let slack = limit / 64 + 4096;
+        for (place, codec) in self.bytes.iter().enumerate().rev() {
+            let allowed = if place == 0 { limit } else { limit + slack };
+            if place + 1 == self.bytes.len() {
+                codec.decode_bytes_into(bytes, allowed, unpacked)?;
+            } else {
+                std::mem::swap(unpacked, spare);
+                codec.decode_bytes_into(spare, allowed, unpacked)?;
+            }
+        }
+        Ok(if self.bytes.is_empty() { bytes } else { unpacked })
+    }
+
+    /// Decodes rows of a block that [`unpack`](Self::unpack) gave: those from `first_row` on, as many as `values` holds.
+    ///
+    /// # Errors
+    /// Bytes that are no such block, and rows that it has not.
+    pub fn decode_rows(&self, unpacked: &[u8], shape: BlockShape, first_row: usize, values: &mut [f32]) -> Result<()> {
+        self.values.decode_rows(unpacked, shape, first_row, values)
+    }
+
+    /// Whether [`decode_rows`](Self::decode_rows) costs no more than the rows that it is asked for.
+    pub fn has_row_access(&self) -> bool {
+        self.values.has_row_access()
+    }
+
+    /// Whether codecs of bytes come after the codec of values.
+    pub fn packs(&self) -> bool {
+        !self.bytes.is_empty()
+    }
+
+    /// The most bytes that [`unpack`](Self::unpack) gives for a block of this shape.
+    ///
+    /// # Errors
+    /// Shapes that are too large to count.
+    pub fn max_unpacked_bytes(&self, shape: BlockShape) -> Result<usize> {
+        self.values.max_encoded_bytes(shape)
     }
 
     /// The largest |decoded - original| of each value.

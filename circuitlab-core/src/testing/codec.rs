@@ -68,6 +68,7 @@ pub fn conforms(codec: &dyn ActivationCodec) {
                 encode: &|values, shape| codec.encode_values(values, shape),
                 decode: &|bytes, shape| codec.decode_values(bytes, shape),
                 bounds: &|values, shape| codec.error_bounds(values, shape),
+                rows: &|bytes, shape, row, values| codec.decode_rows(bytes, shape, row, values),
             });
             check("max_encoded_bytes", &finite_blocks(), |block| {
                 let encoded = codec.encode_values(&block.values, block.shape)?;
@@ -92,18 +93,24 @@ pub fn chain_conforms(chain: &CodecChain) {
         encode: &|values, shape| chain.encode(values, shape),
         decode: &|bytes, shape| chain.decode(bytes, shape),
         bounds: &|values, shape| chain.error_bounds(values, shape),
+        rows: &|bytes, shape, row, values| {
+            let (mut unpacked, mut spare) = (Vec::new(), Vec::new());
+            chain.decode_rows(chain.unpack(bytes, shape, &mut unpacked, &mut spare)?, shape, row, values)
+        },
     });
 }
 
 type Encode<'a> = dyn Fn(&[f32], BlockShape) -> Result<Vec<u8>> + 'a;
 type Decode<'a> = dyn Fn(&[u8], BlockShape) -> Result<Vec<f32>> + 'a;
 type Bounds<'a> = dyn Fn(&[f32], BlockShape) -> Result<Vec<f32>> + 'a;
+type Rows<'a> = dyn Fn(&[u8], BlockShape, usize, &mut [f32]) -> Result<()> + 'a;
 
 /// A codec of values, or a chain.
 struct Pair<'a> {
     encode: &'a Encode<'a>,
     decode: &'a Decode<'a>,
     bounds: &'a Bounds<'a>,
+    rows: &'a Rows<'a>,
 }
 
 impl Pair<'_> {
@@ -119,7 +126,25 @@ impl Pair<'_> {
         }
         let again = (self.encode)(&block.values, block.shape)?;
         prop_assert!(again == encoded, "the same block gave other bytes");
-        Ok(())
+        self.some_rows(block.shape, encoded, &decoded)
+    }
+
+    /// Rows that are decoded alone, or some together, are those of the whole block.
+    fn some_rows(&self, shape: BlockShape, encoded: &[u8], decoded: &[f32]) -> TestCaseResult {
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        for (first, count) in [(0, shape.rows), (shape.rows / 2, 1.min(shape.rows)), (shape.rows.saturating_sub(2), 2.min(shape.rows))] {
+            let mut rows = vec![f32::NAN; count * shape.width];
+            (self.rows)(encoded, shape, first, &mut rows)?;
+            prop_assert_eq!(
+                bits(&rows),
+                bits(&decoded[first * shape.width..][..count * shape.width]),
+                "rows {} and {} after it",
+                first,
+                count
+            );
+        }
+        let mut beyond = vec![0.0; shape.width.max(1)];
+        refused("a row was given that the block has not", (self.rows)(encoded, shape, shape.rows, &mut beyond))
     }
 }
 
@@ -144,7 +169,12 @@ fn values_conform(pair: &Pair<'_>) {
         flipped[place.index(encoded.len())] ^= 1 << bit;
         decodes_or_refuses(pair, &flipped, block.shape)?;
         if !block.values.is_empty() {
-            refused("a cut block was taken", (pair.decode)(&encoded[..place.index(encoded.len())], block.shape))?;
+            let cut = &encoded[..place.index(encoded.len())];
+            refused("a cut block was taken", (pair.decode)(cut, block.shape))?;
+            let mut row = vec![0.0; block.shape.width];
+            refused("a row of a cut block was given", (pair.rows)(cut, block.shape, 0, &mut row))?;
+            // Damage in another row may go unseen; that is what checksums are for.
+            (pair.rows)(&flipped, block.shape, 0, &mut row).or_else(|error| one_line(&error))?;
         }
         decodes_or_refuses(pair, &encoded, BlockShape { rows: block.shape.rows + 1, width: block.shape.width })
     });
@@ -170,6 +200,9 @@ fn bytes_conform(codec: &dyn ActivationCodec) {
         let encoded = codec.encode_bytes(&bytes)?;
         let decoded = codec.decode_bytes(&encoded, bytes.len())?;
         prop_assert!(decoded == bytes, "other bytes came back");
+        let mut reused = vec![7; 300];
+        codec.decode_bytes_into(&encoded, bytes.len(), &mut reused)?;
+        prop_assert!(reused == bytes, "other bytes came back in memory that was used before");
         Ok(())
     });
     check("a limit", &(bytes(), any::<prop::sample::Index>()), |(bytes, limit)| {
@@ -177,7 +210,9 @@ fn bytes_conform(codec: &dyn ActivationCodec) {
             return Ok(());
         }
         let encoded = codec.encode_bytes(&bytes)?;
-        refused("the limit was overrun", codec.decode_bytes(&encoded, limit.index(bytes.len())))
+        refused("the limit was overrun", codec.decode_bytes(&encoded, limit.index(bytes.len())))?;
+        let mut roomy = Vec::with_capacity(3000);
+        refused("the limit was overrun in memory with room", codec.decode_bytes_into(&encoded, limit.index(bytes.len()), &mut roomy))
     });
     check("damaged bytes", &(bytes(), any::<prop::sample::Index>(), 0_u8..8), |(bytes, place, bit)| {
         let mut encoded = codec.encode_bytes(&bytes)?;

@@ -51,16 +51,18 @@ impl ActivationCodec for Bf16 {
     }
 
     fn decode_values(&self, bytes: &[u8], shape: BlockShape) -> Result<Vec<f32>> {
-        let expected = self.max_encoded_bytes(shape)?;
-        if bytes.len() != expected {
-            return Err(Error::Invalid(format!(
-                "codec `bf16`: expected {expected} bytes for {} rows of {} values, got {}",
-                shape.rows,
-                shape.width,
-                bytes.len()
-            )));
-        }
-        Ok(bytes.as_chunks::<2>().0.iter().map(|half| f32::from_bits(u32::from(u16::from_le_bytes(*half)) << 16)).collect())
+        let halves = halves(bytes, shape)?;
+        Ok(halves.iter().copied().map(widened).collect())
+    }
+
+    fn decode_rows(&self, bytes: &[u8], shape: BlockShape, first_row: usize, values: &mut [f32]) -> Result<()> {
+        let range = shape.range_of(first_row, values.len())?;
+        values.iter_mut().zip(&halves(bytes, shape)?[range]).for_each(|(value, half)| *value = widened(*half));
+        Ok(())
+    }
+
+    fn has_row_access(&self) -> bool {
+        true
     }
 
     fn error_bounds(&self, values: &[f32], _: BlockShape) -> Result<Vec<f32>> {
@@ -72,6 +74,19 @@ impl ActivationCodec for Bf16 {
     fn max_encoded_bytes(&self, shape: BlockShape) -> Result<usize> {
         Ok(shape.values()? * 2)
     }
+}
+
+fn halves(bytes: &[u8], shape: BlockShape) -> Result<&[[u8; 2]]> {
+    let expected = Bf16.max_encoded_bytes(shape)?;
+    if bytes.len() == expected {
+        return Ok(bytes.as_chunks::<2>().0);
+    }
+    let BlockShape { rows, width } = shape;
+    Err(Error::Invalid(format!("codec `bf16`: expected {expected} bytes for {rows} rows of {width} values, got {}", bytes.len())))
+}
+
+fn widened(half: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(half)) << 16)
 }
 
 /// The nearest bfloat16, ties to even. What is finite stays so; the bits of NaN mean nothing.

@@ -36,17 +36,33 @@ impl ActivationCodec for Uncompressed {
     }
 
     fn decode_values(&self, bytes: &[u8], shape: BlockShape) -> Result<Vec<f32>> {
-        let expected = shape.values()?;
-        let (words, rest) = bytes.as_chunks::<4>();
-        if words.len() == expected && rest.is_empty() {
-            return Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect());
-        }
-        Err(Error::Invalid(format!(
-            "codec `none`: expected {} bytes for {} rows of {} values, got {}",
-            expected * 4,
-            shape.rows,
-            shape.width,
-            bytes.len()
-        )))
+        let words = words(bytes, shape)?;
+        Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
     }
+
+    fn decode_rows(&self, bytes: &[u8], shape: BlockShape, first_row: usize, values: &mut [f32]) -> Result<()> {
+        let range = shape.range_of(first_row, values.len())?;
+        let words = &words(bytes, shape)?[range];
+        values.iter_mut().zip(words).for_each(|(value, word)| *value = f32::from_le_bytes(*word));
+        Ok(())
+    }
+
+    fn has_row_access(&self) -> bool {
+        true
+    }
+}
+
+fn words(bytes: &[u8], shape: BlockShape) -> Result<&[[u8; 4]]> {
+    let expected = shape.values()?;
+    let (words, rest) = bytes.as_chunks::<4>();
+    if words.len() == expected && rest.is_empty() {
+        return Ok(words);
+    }
+    Err(Error::Invalid(format!(
+        "codec `none`: expected {} bytes for {} rows of {} values, got {}",
+        expected * 4,
+        shape.rows,
+        shape.width,
+        bytes.len()
+    )))
 }

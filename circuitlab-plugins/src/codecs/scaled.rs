@@ -66,6 +66,22 @@ impl<I: Integers> Scaled<I> {
         let total = total.ok_or_else(|| Error::Invalid(format!("codec `{}`: the block is too large", I::NAME)))?;
         Ok(Layout { scales, row_bytes, total })
     }
+
+    /// The layout of a block's bytes, which must be as many.
+    fn check(self, bytes: &[u8], shape: BlockShape) -> Result<Layout> {
+        let layout = self.layout(shape)?;
+        if bytes.len() == layout.total {
+            return Ok(layout);
+        }
+        let BlockShape { rows, width } = shape;
+        Err(Error::Invalid(format!(
+            "codec `{}`: expected {} bytes for {rows} rows of {width} values in blocks of {}, got {}",
+            I::NAME,
+            layout.total,
+            self.block,
+            bytes.len()
+        )))
+    }
 }
 
 impl<I: Integers> ActivationCodec for Scaled<I> {
@@ -96,32 +112,34 @@ impl<I: Integers> ActivationCodec for Scaled<I> {
     }
 
     fn decode_values(&self, bytes: &[u8], shape: BlockShape) -> Result<Vec<f32>> {
-        let layout = self.layout(shape)?;
-        if bytes.len() != layout.total {
-            return Err(Error::Invalid(format!(
-                "codec `{}`: expected {} bytes for {} rows of {} values in blocks of {}, got {}",
-                I::NAME,
-                layout.total,
-                shape.rows,
-                shape.width,
-                self.block,
-                bytes.len()
-            )));
-        }
-        let (scale_bytes, bytes) = bytes.split_at(layout.scales * 4);
-        let mut scales = scale_bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word));
+        self.check(bytes, shape)?;
         let mut values = vec![0.0; shape.values()?];
-        let rows = bytes.chunks(layout.row_bytes.max(1)).zip(values.chunks_mut(shape.width.max(1)));
-        for (row, (bytes, values)) in rows.enumerate() {
-            for (bytes, values) in bytes.chunks(I::bytes(self.block)).zip(values.chunks_mut(self.block)) {
-                let scale = scales.next().unwrap_or(f32::NAN);
+        self.decode_rows(bytes, shape, 0, &mut values)?;
+        Ok(values)
+    }
+
+    fn decode_rows(&self, bytes: &[u8], shape: BlockShape, first_row: usize, values: &mut [f32]) -> Result<()> {
+        shape.range_of(first_row, values.len())?;
+        let layout = self.check(bytes, shape)?;
+        let (scale_bytes, bytes) = bytes.split_at(layout.scales * 4);
+        let scales = scale_bytes.as_chunks::<4>().0.chunks(shape.width.div_ceil(self.block).max(1)).skip(first_row);
+        let rows = scales.zip(bytes.chunks(layout.row_bytes.max(1)).skip(first_row)).zip(values.chunks_mut(shape.width.max(1)));
+        for (row, ((scales, bytes), values)) in rows.enumerate() {
+            let blocks = bytes.chunks(I::bytes(self.block)).zip(values.chunks_mut(self.block));
+            for (word, (bytes, values)) in scales.iter().zip(blocks) {
+                let scale = f32::from_le_bytes(*word);
                 if !scale.is_finite() || scale.is_sign_negative() {
+                    let row = first_row + row;
                     return Err(Error::Invalid(format!("codec `{}`: row {row} has the scale {scale}, which is none", I::NAME)));
                 }
                 I::read(bytes, scale, values);
             }
         }
-        Ok(values)
+        Ok(())
+    }
+
+    fn has_row_access(&self) -> bool {
+        true
     }
 
     fn error_bounds(&self, values: &[f32], shape: BlockShape) -> Result<Vec<f32>> {

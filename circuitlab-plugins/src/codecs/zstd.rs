@@ -51,6 +51,21 @@ impl ActivationCodec for Zstd {
         // Allocates what the frame states, or the limit when it states nothing, and refuses more than the limit before.
         Decompressor::new().and_then(|mut zstd| zstd.decompress(bytes, limit_bytes)).map_err(|error| refused(&error))
     }
+
+    fn decode_bytes_into(&self, bytes: &[u8], limit_bytes: usize, decoded: &mut Vec<u8>) -> Result<()> {
+        // It writes into a vector's capacity and does not make it larger. Where that is not enough, the way above makes a
+        // vector of the right size, which is enough the next time.
+        decoded.clear();
+        let fits = decoded.capacity() >= limit_bytes;
+        if fits
+            && Decompressor::new().and_then(|mut zstd| zstd.decompress_to_buffer(bytes, decoded)).is_ok()
+            && decoded.len() <= limit_bytes
+        {
+            return Ok(());
+        }
+        *decoded = self.decode_bytes(bytes, limit_bytes)?;
+        Ok(())
+    }
 }
 
 fn refused(error: &std::io::Error) -> Error {
