@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::scaled::{Integers, Scaled, nearest, restored};
 
-register!(codec "int4" => Int4Config, "4-bit integers with a scale for each block of a row: about 0.63 bytes a value");
+register!(codec "int4" => Int4Config, "4-bit integers with a scale for each block of a row: about 0.56 bytes a value");
 
 /// Config of the codec `int4`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -85,8 +85,8 @@ mod tests {
     fn two_values_share_a_byte_and_odd_ends_have_their_own() {
         let values = [7.0, -7.0, 1.0, -2.0, 3.0, 14.0, 0.0, -4.0, 6.0, 2.0];
         let (encoded, decoded) = round_trip(32, &values, BlockShape { rows: 2, width: 5 });
-        assert_eq!(encoded[..8], [1.0_f32.to_le_bytes(), 2.0_f32.to_le_bytes()].concat());
-        assert_eq!(encoded[8..], [0xe7, 0x39, 0x01, 0x37, 0x10, 0x0e]);
+        assert_eq!(encoded[..4], [&1.0_f32.to_le_bytes()[2..], &2.0_f32.to_le_bytes()[2..]].concat());
+        assert_eq!(encoded[4..], [0xe7, 0x39, 0x01, 0x37, 0x10, 0x0e]);
         assert_eq!(decoded, values);
     }
 
@@ -113,14 +113,14 @@ mod tests {
         let shape = BlockShape { rows: 1, width: 3 };
         let codec = Int4::new(32).expect("in range");
         for scale in [f32::NAN, f32::INFINITY, -1.0] {
-            let bytes = [&scale.to_le_bytes()[..], &[0x77, 0x07]].concat();
+            let bytes = [&scale.to_le_bytes()[2..], &[0x77, 0x07]].concat();
             let error = codec.decode_values(&bytes, shape).expect_err("no scale").to_string();
             assert!(error.contains("row 0 has the scale"), "{error}");
         }
         let error = codec.decode_values(&[0; 5], shape).expect_err("cut").to_string();
-        assert_eq!(error, "codec `int4`: expected 6 bytes for 1 rows of 3 values in blocks of 32, got 5");
+        assert_eq!(error, "codec `int4`: expected 4 bytes for 1 rows of 3 values in blocks of 32, got 5");
         // -8 is no integer of this codec's own; it stays finite all the same.
-        let bytes = [&f32::MAX.to_le_bytes()[..], &[0x88, 0x08]].concat();
+        let bytes = [&f32::MAX.to_le_bytes()[2..], &[0x88, 0x08]].concat();
         assert!(codec.decode_values(&bytes, shape).expect("a scale").iter().all(|value| value.is_finite()));
     }
 

@@ -1,8 +1,11 @@
 //! What `int8` and `int4` share: integers of a few bits, and a scale for every few values of a row.
 //!
 //! A block of neighbours `v` of one row shares the scale `s = max|v| / q` with `q` the largest integer; `v` becomes
-//! `round(v / s)` and comes back as `s` times that, so it is off by at most `s / 2`. Encoded: all scales (f32, row by row),
+//! `round(v / s)` and comes back as `s` times that, so it is off by at most `s / 2`. Encoded: all scales (bfloat16, row by row),
 //! then all integers.
+//!
+//! A scale is rounded up to the next bfloat16, which makes it less than 1/128 larger and saves two bytes a block: with 64 values of 8
+//! bits a block, 1.031 bytes a value and not 1.063.
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -13,6 +16,9 @@ use super::place;
 
 /// The most values that may share a scale.
 pub(super) const LARGEST_BLOCK: usize = 64;
+
+/// Bytes of a scale.
+const SCALE_BYTES: usize = 2;
 
 /// How the integers of one block are laid out.
 pub trait Integers: Debug + Copy + Send + Sync + 'static {
@@ -62,7 +68,7 @@ impl<I: Integers> Scaled<I> {
         // Neither product can overflow: there are no more scales, and no more bytes of integers, than values.
         let scales = shape.rows * shape.width.div_ceil(self.block);
         let row_bytes = shape.width / self.block * I::bytes(self.block) + I::bytes(shape.width % self.block);
-        let total = scales.checked_mul(4).and_then(|bytes| bytes.checked_add(shape.rows * row_bytes));
+        let total = scales.checked_mul(SCALE_BYTES).and_then(|bytes| bytes.checked_add(shape.rows * row_bytes));
         let total = total.ok_or_else(|| Error::Invalid(format!("codec `{}`: the block is too large", I::NAME)))?;
         Ok(Layout { scales, row_bytes, total })
     }
@@ -92,8 +98,8 @@ impl<I: Integers> ActivationCodec for Scaled<I> {
     fn encode_values(&self, values: &[f32], shape: BlockShape) -> Result<Vec<u8>> {
         let layout = self.layout(shape)?;
         let mut encoded = vec![0; layout.total];
-        let (scale_bytes, bytes) = encoded.split_at_mut(layout.scales * 4);
-        let mut scale_words = scale_bytes.as_chunks_mut::<4>().0.iter_mut();
+        let (scale_bytes, bytes) = encoded.split_at_mut(layout.scales * SCALE_BYTES);
+        let mut scale_words = scale_bytes.as_chunks_mut::<SCALE_BYTES>().0.iter_mut();
         let rows = values.chunks(shape.width.max(1)).zip(bytes.chunks_mut(layout.row_bytes.max(1)));
         for (row, (values, bytes)) in rows.enumerate() {
             let blocks = values.chunks(self.block).zip(bytes.chunks_mut(I::bytes(self.block)));
@@ -101,7 +107,7 @@ impl<I: Integers> ActivationCodec for Scaled<I> {
                 let scale =
                     scale_of::<I>(values).ok_or_else(|| place::not_held(I::NAME, values, row, at * self.block, |v| !v.is_finite()))?;
                 if let Some(word) = scale_words.next() {
-                    *word = scale.to_le_bytes();
+                    *word = ((scale.to_bits() >> 16) as u16).to_le_bytes();
                 }
                 if scale > 0.0 {
                     I::write(values, scale, bytes);
@@ -121,13 +127,13 @@ impl<I: Integers> ActivationCodec for Scaled<I> {
     fn decode_rows(&self, bytes: &[u8], shape: BlockShape, first_row: usize, values: &mut [f32]) -> Result<()> {
         shape.range_of(first_row, values.len())?;
         let layout = self.check(bytes, shape)?;
-        let (scale_bytes, bytes) = bytes.split_at(layout.scales * 4);
-        let scales = scale_bytes.as_chunks::<4>().0.chunks(shape.width.div_ceil(self.block).max(1)).skip(first_row);
+        let (scale_bytes, bytes) = bytes.split_at(layout.scales * SCALE_BYTES);
+        let scales = scale_bytes.as_chunks::<SCALE_BYTES>().0.chunks(shape.width.div_ceil(self.block).max(1)).skip(first_row);
         let rows = scales.zip(bytes.chunks(layout.row_bytes.max(1)).skip(first_row)).zip(values.chunks_mut(shape.width.max(1)));
         for (row, ((scales, bytes), values)) in rows.enumerate() {
             let blocks = bytes.chunks(I::bytes(self.block)).zip(values.chunks_mut(self.block));
             for (word, (bytes, values)) in scales.iter().zip(blocks) {
-                let scale = f32::from_le_bytes(*word);
+                let scale = f32::from_bits(u32::from(u16::from_le_bytes(*word)) << 16);
                 if !scale.is_finite() || scale.is_sign_negative() {
                     let row = first_row + row;
                     return Err(Error::Invalid(format!("codec `{}`: row {row} has the scale {scale}, which is none", I::NAME)));
@@ -159,7 +165,7 @@ impl<I: Integers> ActivationCodec for Scaled<I> {
     }
 }
 
-/// `max|v|` over the largest integer, rounded so that no quotient exceeds it; nothing when a value is NaN or infinite.
+/// `max|v|` over the largest integer, rounded up to a bfloat16, so that no quotient exceeds it; nothing when a value is NaN or infinite.
 fn scale_of<I: Integers>(values: &[f32]) -> Option<f32> {
     // Without their sign the bits of floats are ordered as the floats are, with infinity and NaN on top.
     let largest = values.iter().map(|value| (value.to_bits() & 0x7fff_ffff) as i32).fold(0, i32::max);
@@ -169,8 +175,9 @@ fn scale_of<I: Integers>(values: &[f32]) -> Option<f32> {
     }
     let steps = f64::from(I::LARGEST);
     let scale = (f64::from(largest) / steps) as f32;
-    // Where the scale is denormal, rounding down could cost more than half a step, or the whole block.
-    Some(if f64::from(scale) * steps < f64::from(largest) { scale.next_up() } else { scale })
+    let scale = if f64::from(scale) * steps < f64::from(largest) { scale.next_up() } else { scale };
+    // Adding to the bits of a positive float gives a larger one. The largest float over an integer is far from infinity.
+    Some(f32::from_bits((scale.to_bits() + 0xffff) & 0xffff_0000))
 }
 
 /// The exponent at which a float's last bit counts ones: adding it rounds to the nearest integer (ties to even), whose
