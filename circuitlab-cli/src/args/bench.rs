@@ -15,6 +15,8 @@ pub enum BenchCommand {
     Codec(BenchCodecArgs),
     /// Tokens per second of a model's forward pass as a cache takes it: inputs and outputs of all MLPs, ended after the last.
     Forward(BenchForwardArgs),
+    /// Throughput of a cache's loader, and of what it does.
+    Cache(BenchCacheArgs),
 }
 
 /// `bench forward`.
@@ -82,7 +84,27 @@ pub struct BenchCodecArgs {
     /// Values of a made-up row.
     #[arg(long, default_value_t = 768, value_name = "COUNT")]
     pub width: usize,
+    /// Make up values with heavy tails, as outlier activations have: some are a thousand times larger than most.
+    #[arg(long, conflicts_with = "input")]
+    pub heavy_tails: bool,
     /// Rounds that count; one more comes first. Each measures every codec once, in rotated order.
     #[arg(long, default_value_t = 21, value_name = "COUNT")]
     pub rounds: usize,
+}
+
+/// `bench cache`.
+#[derive(Debug, Args)]
+pub struct BenchCacheArgs {
+    /// The cache, a path or a URL. It is read over and over, so what the system keeps of a local one in memory is read from there.
+    #[arg(value_name = "CACHE")]
+    pub cache: PathBuf,
+    /// Rounds that count; one more comes first.
+    #[arg(long, default_value_t = 9, value_name = "COUNT")]
+    pub rounds: usize,
+    /// Rows of a batch.
+    #[arg(long, default_value_t = 4096, value_name = "COUNT")]
+    pub batch_rows: usize,
+    /// Chunks that are shuffled together.
+    #[arg(long, default_value_t = 8, value_name = "COUNT")]
+    pub window_chunks: usize,
 }

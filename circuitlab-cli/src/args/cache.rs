@@ -44,18 +44,34 @@ impl FromArgMatches for CacheArgs {
 /// Checks of a cache.
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
-    /// Read every chunk and name all that are damaged.
+    /// Read every file and name all that are damaged, parts of other caches, and rows that are there twice.
     Verify(CacheFolderArgs),
     /// Print what a cache holds and which parts are still missing.
     Status(CacheFolderArgs),
+    /// Print what the rows are like, and what codecs would make of them.
+    Stats(CacheStatsArgs),
 }
 
-/// A cache folder.
+/// A cache.
 #[derive(Debug, Args)]
 pub struct CacheFolderArgs {
-    /// The cache folder.
+    /// The cache: a folder, or a URL such as `s3://bucket/cache`.
     #[arg(value_name = "CACHE")]
     pub cache: PathBuf,
+}
+
+/// `cache stats`.
+#[derive(Debug, Args)]
+pub struct CacheStatsArgs {
+    /// The cache: a folder, or a URL such as `s3://bucket/cache`.
+    #[arg(value_name = "CACHE")]
+    pub cache: PathBuf,
+    /// A codec or chain to encode the rows with; may be given again. Default: `none`, `bf16`, `int8`, `int8+zstd` and `int4+zstd`.
+    #[arg(long, value_name = "CODEC")]
+    pub codec: Vec<String>,
+    /// About how many rows to look at.
+    #[arg(long, default_value_t = 50_000, value_name = "COUNT")]
+    pub rows: u64,
 }
 
 /// Writing a cache.
@@ -67,7 +83,7 @@ pub struct CacheWriteArgs {
     /// The text.
     #[command(flatten)]
     pub text: TextArgs,
-    /// The cache folder to write.
+    /// The cache to write: a folder, or a URL such as `s3://bucket/cache`.
     #[arg(long, value_name = "CACHE")]
     pub out: PathBuf,
     /// Shares of the text paths in the tokens of the cache, one for each, such as `0.7,0.3`; nothing is repeated.

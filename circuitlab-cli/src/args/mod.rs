@@ -9,8 +9,8 @@ mod plugins;
 mod text;
 mod train;
 
-pub use bench::{BenchCodecArgs, BenchCommand, BenchForwardArgs, BenchStepArgs};
-pub use cache::{CacheArgs, CacheCommand, CacheFolderArgs, CacheWriteArgs};
+pub use bench::{BenchCacheArgs, BenchCodecArgs, BenchCommand, BenchForwardArgs, BenchStepArgs};
+pub use cache::{CacheArgs, CacheCommand, CacheFolderArgs, CacheStatsArgs, CacheWriteArgs};
 pub use demo::DemoArgs;
 pub use eval::EvalArgs;
 pub use model::{ActivationsArgs, GenerateArgs, ModelCommand, ModelPlace, ShowArgs};

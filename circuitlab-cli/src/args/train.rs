@@ -7,7 +7,7 @@ use clap::Args;
 /// Trains a transcoder.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
-    /// The cache to train on.
+    /// The cache to train on: a folder, or a URL such as `s3://bucket/cache`.
     #[arg(long, value_name = "CACHE")]
     pub cache: PathBuf,
     /// The run folder to make.

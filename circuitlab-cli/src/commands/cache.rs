@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow};
 use circuitlab::cache::{self, CacheConfig, CacheJob, Cost, Estimate, JobShare, Summary};
 use circuitlab::text::TextRange;
 
-use super::{Context, model};
+use super::{Context, cache_stats, model};
 use crate::args::{CacheArgs, CacheCommand, CacheFolderArgs, CacheWriteArgs};
 use crate::output::{Table, WithHint, human};
 
@@ -14,6 +14,7 @@ pub(super) fn run(args: &CacheArgs, context: &Context) -> anyhow::Result<()> {
     match args {
         CacheArgs::Check(CacheCommand::Verify(folder)) => verify(folder, context),
         CacheArgs::Check(CacheCommand::Status(folder)) => status(folder, context),
+        CacheArgs::Check(CacheCommand::Stats(stats)) => cache_stats::run(stats, context),
         CacheArgs::Write(write) if write.dry_run => {
             let estimate = with_job(write, context, |job| Ok(cache::estimate(job, &context.bars)?))?;
             context.print(&estimate, || costs(&estimate))
@@ -133,10 +134,10 @@ fn line(summary: &Summary, args: &CacheWriteArgs) -> String {
 
 fn verify(args: &CacheFolderArgs, context: &Context) -> anyhow::Result<()> {
     let damages = cache::verify(&args.cache, &context.bars)?;
-    let status = cache::status(&args.cache)?;
+    let complete = damages.is_empty() && cache::status(&args.cache)?.complete;
     context.print(&damages, || {
         let lines: Vec<String> = damages.iter().map(|damage| format!("{}: {}", damage.file.display(), damage.what)).collect();
-        match (lines.is_empty(), status.complete) {
+        match (lines.is_empty(), complete) {
             (true, true) => format!("{}: every chunk is whole", args.cache.display()),
             (true, false) => format!("{}: every chunk that is there is whole; others are still to be written", args.cache.display()),
             (false, _) => lines.join("\n"),
@@ -145,8 +146,9 @@ fn verify(args: &CacheFolderArgs, context: &Context) -> anyhow::Result<()> {
     if damages.is_empty() {
         return Ok(());
     }
-    let error = anyhow!("{} of the chunks in `{}` are damaged", damages.len(), args.cache.display());
-    Err(error).hint("delete them and run the jobs again with `--resume`")
+    let error = anyhow!("`{}` is damaged in {} places", args.cache.display(), damages.len());
+    Err(error)
+        .hint("delete the chunks that are damaged and run their jobs again with `--resume`; a part without its manifest is written anew")
 }
 
 fn status(args: &CacheFolderArgs, context: &Context) -> anyhow::Result<()> {

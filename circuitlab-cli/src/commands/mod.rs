@@ -2,6 +2,7 @@
 
 mod bench;
 mod cache;
+mod cache_stats;
 mod demo;
 mod eval;
 mod generate;

@@ -75,7 +75,7 @@ fn cost(plan: &Plan) -> String {
 fn print(summary: &TrainSummary, context: &Context) -> anyhow::Result<()> {
     let figure = |name: &str| summary.last.as_ref().and_then(|record| record.get(name));
     let figures = json!({
-        "result": summary.result.display().to_string(), "steps": summary.steps, "rows": summary.rows, "seconds": summary.seconds,
+        "result": summary.result.display().to_string(), "steps": summary.steps, "rows": summary.rows, "seconds": summary.seconds, "data_wait_share": wait_share(summary),
         "loss": figure(names::LOSS_TOTAL), "explained_variance": figure(names::EXPLAINED_VARIANCE), "l0": figure(names::L0),
         "dead_features": figure(names::DEAD_FEATURES),
     });
@@ -94,5 +94,12 @@ fn lines(summary: &TrainSummary) -> String {
         )
     });
     let (steps, rows) = (human::whole(summary.steps), human::whole(summary.rows));
-    format!("{verb} {steps} steps on {rows} rows{figures}\ntranscoder: {}", summary.result.display())
+    let waited =
+        wait_share(summary).map_or_else(String::new, |share| format!("; {:.1} % of the time was spent waiting for data", 100.0 * share));
+    format!("{verb} {steps} steps on {rows} rows{figures}{waited}\ntranscoder: {}", summary.result.display())
+}
+
+/// The share of this process's time that it waited for rows; nothing where it did not train.
+fn wait_share(summary: &TrainSummary) -> Option<f64> {
+    (summary.seconds > 0.0).then(|| summary.data_wait_seconds / summary.seconds)
 }

@@ -1,14 +1,11 @@
 //! Writes a part of a cache, and goes on with one that was broken off.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-
-use circuitlab_core::files::try_lock_folder;
 use serde::Serialize;
 
 use super::chunk;
 use super::gather;
 use super::manifest::{self, ChunkEntry, Manifest, chunk_file};
+use super::place::{Condition, Lock, Place, Version};
 use super::plan::{CacheJob, Plan};
 use super::statistics::Statistics;
 use crate::progress::Progress;
@@ -49,11 +46,12 @@ impl Summary {
 /// A place that is taken, a part that was begun with another model, text or settings, whatever [`Plan::new`] refuses, values
 /// that are not finite, and what the file system returns. The part can be gone on with after each of them.
 pub fn build(job: &CacheJob<'_>, progress: &dyn Progress) -> Result<Summary> {
-    let folder = job.out.join(job.share.folder());
-    refuse_taken(job.out, &folder, job.resume)?;
+    let cache = Place::new(job.out)?;
+    let place = cache.join(&job.share.folder());
+    refuse_taken(&cache, &place, job.resume)?;
     let plan = Plan::new(job, progress)?;
-    let mut part = Part::open(folder, job, &plan)?;
-    let missing = part.missing_chunks();
+    let mut part = Part::open(&cache, place, job, &plan)?;
+    let missing = part.missing_chunks()?;
     let planned_rows = plan.rows();
     progress.begin("caching activations", planned_rows, "tokens");
     let mut done_rows = part.rows_but(&missing);
@@ -78,55 +76,55 @@ pub fn build(job: &CacheJob<'_>, progress: &dyn Progress) -> Result<Summary> {
 
 /// A fresh job wants a place that is free, or one where other jobs of the same cache are at work; no job wants a folder of
 /// something else.
-fn refuse_taken(out: &Path, part: &Path, resume: bool) -> Result<()> {
-    if part.exists() && !resume {
+fn refuse_taken(cache: &Place, part: &Place, resume: bool) -> Result<()> {
+    if !resume && part.exists()? {
         let hint = "go on with it by `--resume`, or choose another folder".to_owned();
-        return Err(Error::Exists { path: part.to_path_buf(), hint });
+        return Err(Error::Exists { path: part.path(), hint });
     }
-    let empty = |folder: &Path| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
-    if out.exists() && !empty(out) {
-        manifest::parts(out)?;
+    if !cache.is_free()? {
+        manifest::parts(cache)?;
     }
     Ok(())
 }
 
 /// A part that is being written.
 struct Part {
-    folder: PathBuf,
+    place: Place,
     manifest: Manifest,
-    /// Held until the job ends, so that no second job writes the same part.
-    _lock: File,
+    /// Of the manifest in its place: where another process replaced it, this one must not.
+    version: Version,
+    /// Held until the job ends, so that no second job of this machine writes the same part.
+    _lock: Lock,
 }
 
 impl Part {
-    fn open(folder: PathBuf, job: &CacheJob<'_>, plan: &Plan) -> Result<Self> {
-        agree_with_others(job.out, &folder, plan)?;
-        fs::create_dir_all(&folder).map_err(circuitlab_core::Error::io("create", &folder))?;
-        let lock = lock(&folder)?;
-        remove_leftovers(&folder)?;
-        let manifest = if Manifest::is_in(&folder) {
-            let there = Manifest::read(&folder)?;
-            plan.identity().agree(&format!("cache `{}` was begun differently", folder.display()), &there.identity)?;
-            let what = |field: &str| format!("part `{}` was planned differently, `{field}`", folder.display());
+    fn open(cache: &Place, place: Place, job: &CacheJob<'_>, plan: &Plan) -> Result<Self> {
+        agree_with_others(cache, &place, plan)?;
+        let lock = place.begin()?;
+        let (manifest, version) = if Manifest::is_in(&place)? {
+            let (there, version) = Manifest::load(&place)?;
+            plan.identity().agree(&format!("cache `{}` was begun differently", place.path().display()), &there.identity)?;
+            let what = |field: &str| format!("part `{}` was planned differently, `{field}`", place.path().display());
             if there.planned_rows != plan.rows() {
                 return Err(Error::mismatch(what("planned_rows"), there.planned_rows, plan.rows()));
             }
             if there.planned_chunks != plan.chunks() {
                 return Err(Error::mismatch(what("planned_chunks"), there.planned_chunks, plan.chunks()));
             }
-            there
+            (there, version)
         } else {
             let fresh = Manifest::new(plan.identity().clone(), job.share, plan.chunks(), plan.rows());
-            fresh.write(&folder)?;
-            fresh
+            let version = fresh.write(&place, Condition::New)?;
+            (fresh, version)
         };
-        Ok(Self { folder, manifest, _lock: lock })
+        Ok(Self { place, manifest, version, _lock: lock })
     }
 
     /// Chunks that are not in the manifest, and those whose files are gone or cut.
-    fn missing_chunks(&self) -> Vec<usize> {
-        let there = |entry: &ChunkEntry| fs::metadata(self.folder.join(&entry.file)).is_ok_and(|file| file.len() == entry.bytes);
-        (0..self.manifest.planned_chunks).filter(|chunk| !self.manifest.chunks.get(*chunk).is_some_and(there)).collect()
+    fn missing_chunks(&self) -> Result<Vec<usize>> {
+        let files = self.place.entries()?.files;
+        let there = |entry: &ChunkEntry| files.get(&entry.file) == Some(&entry.bytes);
+        Ok((0..self.manifest.planned_chunks).filter(|chunk| !self.manifest.chunks.get(*chunk).is_some_and(there)).collect())
     }
 
     fn rows_but(&self, missing: &[usize]) -> u64 {
@@ -143,7 +141,7 @@ impl Part {
     fn add(&mut self, plan: &Plan, job: &CacheJob<'_>, chunk: usize) -> Result<u64> {
         let rows = gather::collect(plan, job.model, chunk)?;
         let (blocks, statistics): (Vec<Vec<u8>>, Vec<Statistics>) = rows.encode(plan)?.into_iter().unzip();
-        let entry = chunk::write(&self.folder, chunk_file(chunk), rows.shape, &blocks, &rows.index)?;
+        let entry = chunk::write(&self.place, chunk_file(chunk), rows.shape, &blocks, &rows.index)?;
         let count = entry.rows;
         if let Some(there) = self.manifest.chunks.get_mut(chunk) {
             // Its rows are in the statistics already.
@@ -158,41 +156,22 @@ impl Part {
                 target.merge(&new[1]);
             }
         }
-        self.manifest.write(&self.folder)?;
+        self.version = self.manifest.write(&self.place, Condition::Replaces(&self.version))?;
         Ok(count)
     }
 }
 
 /// Compares with the parts that other jobs have begun.
-fn agree_with_others(out: &Path, own: &Path, plan: &Plan) -> Result<()> {
-    let parts = manifest::parts(out).unwrap_or_default();
-    for (share, folder) in parts.iter().filter(|(_, folder)| folder != own) {
+fn agree_with_others(cache: &Place, own: &Place, plan: &Plan) -> Result<()> {
+    let parts = if cache.is_free()? { Vec::new() } else { manifest::parts(cache)? };
+    for (share, place) in parts.iter().filter(|(_, place)| place.path() != own.path()) {
         if share.jobs() != plan.share().jobs() {
-            let what = format!("cache `{}` was begun by another number of jobs", out.display());
+            let what = format!("cache `{}` was begun by another number of jobs", cache.path().display());
             return Err(Error::mismatch(what, share.jobs(), plan.share().jobs()));
         }
-        if Manifest::is_in(folder) {
-            let what = format!("another job began `{}` differently", folder.display());
-            plan.identity().agree(&what, &Manifest::read(folder)?.identity)?;
-        }
-    }
-    Ok(())
-}
-
-/// Keeps other processes out of a part.
-fn lock(folder: &Path) -> Result<File> {
-    try_lock_folder(folder)?.ok_or_else(|| {
-        let hint = "another process is writing this part; wait for it, or give each job its own number".to_owned();
-        Error::Exists { path: folder.to_path_buf(), hint }
-    })
-}
-
-/// Removes what a killed job had not yet renamed.
-fn remove_leftovers(folder: &Path) -> Result<()> {
-    let entries = fs::read_dir(folder).map_err(circuitlab_core::Error::io("read", folder))?;
-    for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
-        if path.extension().is_some_and(|extension| extension == "part") {
-            fs::remove_file(&path).map_err(circuitlab_core::Error::io("remove", &path))?;
+        if Manifest::is_in(place)? {
+            let what = format!("another job began `{}` differently", place.path().display());
+            plan.identity().agree(&what, &Manifest::load(place)?.0.identity)?;
         }
     }
     Ok(())

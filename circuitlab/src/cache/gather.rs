@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use super::chunk::RowIndex;
+use super::kept::check_kept;
 use super::mask;
 use super::plan::Plan;
 use super::statistics::Statistics;
@@ -110,6 +111,10 @@ impl Rows {
             }
             let encoded = plan.codec().encode(values, self.shape);
             let encoded = encoded.map_err(|error| Error::Invalid(format!("chunk {}, `{point}`: {error}", self.chunk)))?;
+            if block == 0 {
+                let kept = check_kept(plan.codec(), values, &encoded, self.shape);
+                kept.map_err(|error| Error::Invalid(format!("chunk {}, `{point}`: {error}", self.chunk)))?;
+            }
             Ok((encoded, Statistics::of_rows(values, self.shape.width)))
         });
         blocks.collect()

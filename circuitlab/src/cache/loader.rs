@@ -1,21 +1,24 @@
 //! Reads batches ahead of the trainer.
 //!
-//! One thread decodes windows, a second one puts batches together. The first hands a window over only when the second asks
-//! for it, so that no more than two windows are in memory; of batches, two wait.
+//! One thread reads windows, a second one puts batches together, both with the help of all cores. The first hands a window over only
+//! when the second asks for it, so that no more than two windows are in memory; of batches, two wait. A batch that the trainer gives back
+//! is filled again.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use circuitlab_core::error::catch_panic;
 use circuitlab_core::{Axis, Batch};
-use tch::Tensor;
+use tch::Device;
 
+use super::memory::{Memory, numbers};
 use super::open::{Cache, Normalisation};
+use super::pool::Pool;
 use super::sampler::{Sampler, SamplerState};
-use super::window::{DecodedWindow, Scales};
+use super::window::{LoadedWindow, Scales};
 use crate::{Error, Result};
 
 /// Batches that wait for the trainer.
@@ -32,12 +35,14 @@ pub struct LoaderOptions {
     pub normalisation: Normalisation,
     /// Which ranks share a batch; each gets its contiguous share of the rows.
     pub share: Axis,
+    /// A GPU that batches go to: their memory is pinned for it, which makes the copy faster.
+    pub pinned: Option<Device>,
 }
 
 impl LoaderOptions {
     /// Batches of so many rows for one rank, in normalised units, over windows of 8 chunks.
     pub fn new(cache: &Cache, batch_rows: usize) -> Self {
-        Self { batch_rows, window_chunks: 8, normalisation: cache.normalisation(), share: Axis::SINGLE }
+        Self { batch_rows, window_chunks: 8, normalisation: cache.normalisation(), share: Axis::SINGLE, pinned: None }
     }
 
     /// The same for one rank of several.
@@ -60,6 +65,7 @@ pub struct LoadedBatch {
 #[derive(Debug)]
 pub struct Loader {
     ready: Option<Receiver<Result<LoadedBatch>>>,
+    used: Sender<Batch>,
     stopped: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -70,7 +76,7 @@ impl Loader {
     /// # Errors
     /// Batches without rows for some rank, factors of another number of layers, and a cache without rows.
     pub fn start(cache: Arc<Cache>, state: SamplerState, options: &LoaderOptions) -> Result<Self> {
-        let LoaderOptions { batch_rows, window_chunks, normalisation, share } = options;
+        let LoaderOptions { batch_rows, window_chunks, normalisation, share, pinned } = options;
         let layers = cache.identity().layers;
         if (normalisation.input_scales.len(), normalisation.target_scales.len()) != (layers, layers) {
             return Err(Error::Invalid(format!("the normalisation is not of the cache's {layers} layers")));
@@ -83,7 +89,8 @@ impl Loader {
         let stopped = Arc::new(AtomicBool::new(false));
         let (window_sender, windows) = sync_channel(0);
         let (batch_sender, ready) = sync_channel(READY_BATCHES);
-        let width = cache.identity().d_model;
+        let (used, returned) = channel();
+        let shape = [rows.len() as i64, layers as i64, cache.identity().d_model as i64];
         let assembler = Assembler {
             place: Some(state.drawn_rows % sampler.rows()),
             current: None,
@@ -91,20 +98,20 @@ impl Loader {
             batch_rows: *batch_rows as u64,
             share: rows.start as u64..rows.end as u64,
             scales: Scales::new(normalisation),
-            layers,
-            width,
+            row_length: layers * cache.identity().d_model,
+            memory: Memory::new(shape, *pinned, returned),
         };
         let flag = Arc::clone(&stopped);
-        let decode = thread::Builder::new().name("cache-decode".to_owned()).spawn(move || {
-            let done = catch_panic("cache loader", || decode_windows(&cache, &sampler, state, &flag, &window_sender));
+        let read = thread::Builder::new().name("cache-read".to_owned()).spawn(move || {
+            let done = catch_panic("cache loader", || read_windows(&cache, &sampler, state, &flag, &window_sender));
             done.unwrap_or_else(|error| drop(window_sender.send(Err(error))));
         });
         let assemble = thread::Builder::new().name("cache-batch".to_owned()).spawn(move || {
             let done = catch_panic("cache loader", || assembler.run(&windows, &batch_sender));
             done.unwrap_or_else(|error| drop(batch_sender.send(Err(error))));
         });
-        let mut loader = Self { ready: Some(ready), stopped, threads: Vec::new() };
-        for thread in [decode, assemble] {
+        let mut loader = Self { ready: Some(ready), used, stopped, threads: Vec::new() };
+        for thread in [read, assemble] {
             loader.threads.push(thread.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?);
         }
         Ok(loader)
@@ -118,6 +125,13 @@ impl Loader {
     pub fn next(&mut self) -> Result<LoadedBatch> {
         let next = self.ready.as_ref().and_then(|ready| ready.recv().ok());
         next.unwrap_or_else(|| Err(Error::Invalid("the cache loader has stopped after an error".to_owned())))
+    }
+
+    /// Lets the memory of a batch be filled again. Nothing may still refer to it, be it a view of a tensor or a copy to a GPU that is
+    /// under way. A batch that is not given back is simply dropped.
+    pub fn give_back(&self, batch: Batch) {
+        // After an error there is nobody to take it.
+        let _ = self.used.send(batch);
     }
 }
 
@@ -134,19 +148,20 @@ impl Drop for Loader {
 }
 
 /// Sends windows until nobody takes them.
-fn decode_windows(
-    cache: &Cache,
+fn read_windows(
+    cache: &Arc<Cache>,
     sampler: &Sampler,
     state: SamplerState,
     stopped: &AtomicBool,
-    windows: &SyncSender<Result<DecodedWindow>>,
+    windows: &SyncSender<Result<LoadedWindow>>,
 ) -> Result<()> {
+    let pool = Arc::new(Pool::default());
     for window in sampler.windows_from(state) {
         let order = sampler.order(state.seed, &window);
-        let Some(decoded) = DecodedWindow::read(cache, window, order, || stopped.load(Ordering::Relaxed))? else {
+        let Some(read) = LoadedWindow::read(cache, window, order, &pool, || stopped.load(Ordering::Relaxed))? else {
             break;
         };
-        if windows.send(Ok(decoded)).is_err() {
+        if windows.send(Ok(read)).is_err() {
             break;
         }
     }
@@ -159,59 +174,54 @@ struct Assembler {
     /// The place of the first row in its epoch; afterwards windows are taken from their begin.
     place: Option<u64>,
     /// The window that is being drawn from, and the place of its next row.
-    current: Option<(DecodedWindow, u64)>,
+    current: Option<(LoadedWindow, u64)>,
     batch_rows: u64,
     /// This rank's rows of a batch.
     share: Range<u64>,
     scales: Scales,
-    layers: usize,
-    width: usize,
-}
-
-/// Room for a batch; a batch that is too large is an error and not the end of the process.
-fn zeros(length: usize) -> Result<Vec<f32>> {
-    let mut values = Vec::new();
-    values.try_reserve_exact(length).map_err(|_| Error::Invalid(format!("there is no memory for a batch of {length} numbers")))?;
-    values.resize(length, 0.0);
-    Ok(values)
+    /// Numbers of one side of a row.
+    row_length: usize,
+    memory: Memory,
 }
 
 impl Assembler {
-    fn run(mut self, windows: &Receiver<Result<DecodedWindow>>, batches: &SyncSender<Result<LoadedBatch>>) -> Result<()> {
-        let row_length = self.layers * self.width;
-        let length = (self.share.end - self.share.start) as usize * row_length;
+    fn run(mut self, windows: &Receiver<Result<LoadedWindow>>, batches: &SyncSender<Result<LoadedBatch>>) -> Result<()> {
         loop {
-            let (mut inputs, mut targets) = (zeros(length)?, zeros(length)?);
-            let mut filled = 0;
-            while filled < self.batch_rows {
-                let Some((window, at)) = self.current.take() else {
-                    let Ok(window) = windows.recv() else { return Ok(()) };
-                    let window = window?;
-                    let at = self.place.take().map_or(0, |place| place.saturating_sub(window.window.first_row));
-                    self.current = Some((window, at));
-                    continue;
-                };
-                let taken = (window.window.rows - at).min(self.batch_rows - filled);
-                // The rows of this stretch of the batch that are this rank's.
-                let begin = self.share.start.clamp(filled, filled + taken);
-                let end = self.share.end.clamp(filled, filled + taken);
-                if begin < end {
-                    let rows = (begin - self.share.start) as usize * row_length..(end - self.share.start) as usize * row_length;
-                    window.gather(at + begin - filled..at + end - filled, &self.scales, &mut inputs[rows.clone()], &mut targets[rows]);
-                }
-                filled += taken;
-                self.current = (at + taken < window.window.rows).then_some((window, at + taken));
+            let mut batch = self.memory.take()?;
+            if !self.fill(windows, numbers(&mut batch.inputs)?, numbers(&mut batch.targets)?)? {
+                return Ok(());
             }
             self.state.drawn_rows += self.batch_rows;
-            if batches.send(self.finish(&inputs, &targets)).is_err() {
+            if batches.send(Ok(LoadedBatch { batch, state: self.state })).is_err() {
                 return Ok(());
             }
         }
     }
 
-    fn finish(&self, inputs: &[f32], targets: &[f32]) -> Result<LoadedBatch> {
-        let shape = [(self.share.end - self.share.start) as i64, self.layers as i64, self.width as i64];
-        let tensor = |values| Ok::<_, Error>(Tensor::from_slice(values).f_view(shape)?);
-        Ok(LoadedBatch { batch: Batch { inputs: tensor(inputs)?, targets: tensor(targets)? }, state: self.state })
+    /// Fills one batch, and gives whether there were windows enough.
+    fn fill(&mut self, windows: &Receiver<Result<LoadedWindow>>, inputs: &mut [f32], targets: &mut [f32]) -> Result<bool> {
+        let mut filled = 0;
+        while filled < self.batch_rows {
+            let Some((window, at)) = self.current.take() else {
+                let Ok(window) = windows.recv() else { return Ok(false) };
+                let window = window?;
+                let at = self.place.take().map_or(0, |place| place.saturating_sub(window.window.first_row));
+                self.current = Some((window, at));
+                continue;
+            };
+            let taken = (window.window.rows - at).min(self.batch_rows - filled);
+            // The rows of this stretch of the batch that are this rank's.
+            let begin = self.share.start.clamp(filled, filled + taken);
+            let end = self.share.end.clamp(filled, filled + taken);
+            if begin < end {
+                let number = |row: u64| (row - self.share.start) as usize * self.row_length;
+                let rows = number(begin)..number(end);
+                let places = at + begin - filled..at + end - filled;
+                window.gather(places, &self.scales, &mut inputs[rows.clone()], &mut targets[rows])?;
+            }
+            filled += taken;
+            self.current = (at + taken < window.window.rows).then_some((window, at + taken));
+        }
+        Ok(true)
     }
 }

@@ -1,14 +1,14 @@
 //! `manifest.json` of a part.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use circuitlab_core::files::write_atomic;
 use serde::{Deserialize, Serialize};
 
 use super::config::JobShare;
 use super::identity::Identity;
+use super::place::{Condition, Place, Version};
 use super::statistics::Statistics;
+use crate::text::sha256;
 use crate::{Error, Result};
 
 /// The version of the cache's files.
@@ -74,39 +74,59 @@ impl Manifest {
         }
     }
 
-    /// Whether a folder holds one.
-    pub(super) fn is_in(part: &Path) -> bool {
-        part.join(FILE).exists()
+    /// Where a part has it, for messages.
+    pub(super) fn path(part: &Place) -> PathBuf {
+        part.path().join(FILE)
     }
 
-    /// Reads a part's manifest and checks that it is whole in itself.
+    /// Whether a part's folder holds one.
+    pub(super) fn is_in(part: &Place) -> Result<bool> {
+        Ok(part.length(FILE)?.is_some())
+    }
+
+    /// Reads the manifest of a part, by the part's path or URL.
     ///
     /// # Errors
     /// A file that is missing, of another version, or damaged.
     pub fn read(part: &Path) -> Result<Self> {
-        let path = part.join(FILE);
+        Ok(Self::load(&Place::new(part)?)?.0)
+    }
+
+    /// Reads a part's manifest and checks that it is whole in itself. Gives its version too, which tells whether another process
+    /// replaced it.
+    ///
+    /// # Errors
+    /// A file that is missing, of another version, or damaged.
+    pub(super) fn load(part: &Place) -> Result<(Self, Version)> {
+        let path = Self::path(part);
         let wrong = |message: String| Error::from(circuitlab_core::Error::format(&path, message));
-        let text = fs::read_to_string(&path).map_err(circuitlab_core::Error::io("read", &path))?;
-        let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| wrong(format!("not valid JSON: {error}")))?;
-        let schema = value.get("schema").and_then(serde_json::Value::as_u64);
-        if schema != Some(u64::from(SCHEMA)) {
-            let got = schema.map_or_else(|| "none".to_owned(), |schema| schema.to_string());
-            return Err(wrong(format!("expected the cache format version {SCHEMA}, got {got}; make the cache again with this program")));
+        let stored = part.read(FILE)?;
+        let text = str::from_utf8(&stored.bytes).map_err(|_| wrong("it is damaged: no text".to_owned()))?;
+        let sealed = sealed(text);
+        let value: Result<serde_json::Value, _> = serde_json::from_str(text);
+        let schema = value.as_ref().ok().and_then(|value| value.get("schema")?.as_u64());
+        match (sealed, schema) {
+            (Some(true), Some(schema)) if schema == u64::from(SCHEMA) => {}
+            (Some(true) | None, Some(schema)) if schema != u64::from(SCHEMA) => {
+                return Err(wrong(format!(
+                    "expected the cache format version {SCHEMA}, got {schema}; make the cache again with this program"
+                )));
+            }
+            _ => return Err(wrong("it is damaged: its checksum is wrong".to_owned())),
         }
+        let mut value = value.map_err(|error| wrong(format!("not valid JSON: {error}")))?;
+        value.as_object_mut().map(|fields| fields.remove(SEAL));
         let manifest: Self = circuitlab_core::config::read(&format!("`{}`", path.display()), value)?;
-        manifest.inconsistency().map_or(Ok(manifest), |message| Err(wrong(message)))
+        manifest.inconsistency().map_or(Ok((manifest, stored.version)), |message| Err(wrong(message)))
     }
 
     /// Puts it in its place, in one step.
     ///
     /// # Errors
-    /// What the file system returns.
-    pub(super) fn write(&self, part: &Path) -> Result<()> {
-        let text = serde_json::to_vec(self).map_err(|error| Error::Invalid(format!("the manifest is no JSON: {error}")))?;
-        Ok(write_atomic(&part.join(FILE), |out| {
-            out.write_all(&text)?;
-            out.write_all(b"\n")
-        })?)
+    /// What the place returns, another process's manifest included.
+    pub(super) fn write(&self, part: &Place, condition: Condition<'_>) -> Result<Version> {
+        let text = serde_json::to_string(self).map_err(|error| Error::Invalid(format!("the manifest is no JSON: {error}")))?;
+        part.write(FILE, &[seal(&text).as_bytes()], condition)
     }
 
     /// Whether all planned chunks are there.
@@ -166,24 +186,54 @@ pub(super) fn chunk_file(index: usize) -> String {
     format!("chunk-{index:06}.clab")
 }
 
-/// The part folders of a cache, in order.
+/// The key of a manifest's own checksum, which comes last.
+const SEAL: &str = "checksum";
+
+/// A manifest's text with the SHA-256 of all of it before the checksum.
+fn seal(text: &str) -> String {
+    let open = text.strip_suffix('}').unwrap_or(text);
+    format!("{open},\"{SEAL}\":\"{}\"}}\n", sha256(open.as_bytes()))
+}
+
+/// Whether a text is as [`seal`] left it; nothing where it has no checksum.
+fn sealed(text: &str) -> Option<bool> {
+    let (open, end) = text.rsplit_once(&format!(",\"{SEAL}\":\""))?;
+    Some(end.strip_suffix("\"}\n").is_some_and(|sum| sum == sha256(open.as_bytes())))
+}
+
+/// The parts of a cache, in order.
 ///
 /// # Errors
 /// A folder that is not there, holds no part, or holds parts of different numbers of jobs.
-pub(super) fn parts(folder: &Path) -> Result<Vec<(JobShare, PathBuf)>> {
-    let entries = fs::read_dir(folder).map_err(circuitlab_core::Error::io("read", folder))?;
-    let mut parts = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(circuitlab_core::Error::io("read", folder))?;
-        parts.extend(entry.file_name().to_str().and_then(JobShare::of_folder).map(|share| (share, entry.path())));
-    }
+pub(super) fn parts(cache: &Place) -> Result<Vec<(JobShare, Place)>> {
+    let names = cache.entries()?.folders;
+    let mut parts: Vec<(JobShare, Place)> =
+        names.iter().filter_map(|name| JobShare::of_folder(name).map(|share| (share, cache.join(name)))).collect();
     parts.sort_by_key(|(share, _)| (share.jobs(), share.job()));
-    let wrong = |message: String| Err(circuitlab_core::Error::format(folder, message).into());
+    let wrong = |message: String| Err(circuitlab_core::Error::format(cache.path(), message).into());
     match (parts.first(), parts.last()) {
         (Some((first, _)), Some((last, _))) if first.jobs() != last.jobs() => {
             wrong(format!("it holds `{}` and `{}`, which are parts of different caches", first.folder(), last.folder()))
         }
         (Some(_), _) => Ok(parts),
         _ => wrong("it is no cache: expected folders such as `part-001-of-001`".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_text_is_json_and_shows_every_change() {
+        let text = seal(r#"{"schema":2,"rows":5}"#);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON")["rows"], 5);
+        assert_eq!((sealed(&text), sealed(r#"{"schema":1}"#)), (Some(true), None));
+        for place in 0..text.len() {
+            let mut flipped = text.clone().into_bytes();
+            flipped[place] ^= 1;
+            let flipped = String::from_utf8(flipped).expect("still ASCII");
+            assert_ne!(sealed(&flipped), Some(true), "byte {place}");
+        }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use circuitlab_core::{CodecChain, Kind, Registry};
+use circuitlab_core::{BlockShape, CodecChain, Kind, Registry};
 use serde::{Deserialize, Serialize};
 
 use super::chunk::ChunkReader;
 use super::identity::Identity;
 use super::manifest::{self, ChunkEntry, Manifest};
+use super::place::Place;
 use super::statistics::Statistics;
 use crate::text::sha256;
 use crate::{Error, Result};
@@ -18,7 +19,7 @@ pub struct Cache {
     folder: PathBuf,
     identity: Identity,
     codec: CodecChain,
-    chunks: Vec<(PathBuf, ChunkEntry)>,
+    chunks: Vec<(Place, ChunkEntry)>,
     rows: u64,
     inputs: Vec<Statistics>,
     targets: Vec<Statistics>,
@@ -40,7 +41,7 @@ impl Cache {
     /// # Errors
     /// A folder that is no cache, parts that are missing, unfinished or of different caches, and an unknown codec.
     pub fn open(folder: &Path, registry: &Registry) -> Result<Self> {
-        let parts = manifest::parts(folder)?;
+        let parts = manifest::parts(&Place::new(folder)?)?;
         let jobs = parts.first().map_or(0, |(share, _)| share.jobs());
         let missing: Vec<String> =
             (1..=jobs).filter(|job| parts.iter().all(|(share, _)| share.job() != *job)).map(|job| format!("`{job}/{jobs}`")).collect();
@@ -48,25 +49,26 @@ impl Cache {
             let message = format!("{} of {jobs} parts are missing; run the jobs {}", missing.len(), missing.join(", "));
             return Err(circuitlab_core::Error::format(folder, message).into());
         }
-        let manifests = parts.iter().map(|(_, part)| Manifest::read(part)).collect::<Result<Vec<_>>>()?;
+        let manifests = parts.iter().map(|(_, part)| Manifest::load(part).map(|(manifest, _)| manifest)).collect::<Result<Vec<_>>>()?;
         for ((share, part), manifest) in parts.iter().zip(&manifests) {
             if (manifest.job, manifest.identity.jobs) != (share.job(), share.jobs()) {
                 let message = format!("it is part {} of {}, not what its name says", manifest.job, manifest.identity.jobs);
-                return Err(circuitlab_core::Error::format(part, message).into());
+                return Err(circuitlab_core::Error::format(part.path(), message).into());
             }
             if !manifest.is_complete() {
                 let (done, planned) = (manifest.chunks.len(), manifest.planned_chunks);
                 let message = format!("{done} of {planned} chunks are written; run the job {share} again with `--resume`");
-                return Err(circuitlab_core::Error::format(part, message).into());
+                return Err(circuitlab_core::Error::format(part.path(), message).into());
             }
-            manifest
-                .identity
-                .agree(&format!("part `{}` is of another cache than `{}`", part.display(), parts[0].1.display()), &manifests[0].identity)?;
+            manifest.identity.agree(
+                &format!("part `{}` is of another cache than `{}`", part.path().display(), parts[0].1.path().display()),
+                &manifests[0].identity,
+            )?;
         }
         Self::join(folder, registry, &parts.into_iter().map(|(_, part)| part).collect::<Vec<_>>(), manifests)
     }
 
-    fn join(folder: &Path, registry: &Registry, parts: &[PathBuf], manifests: Vec<Manifest>) -> Result<Self> {
+    fn join(folder: &Path, registry: &Registry, parts: &[Place], manifests: Vec<Manifest>) -> Result<Self> {
         let Some(identity) = manifests.first().map(|manifest| manifest.identity.clone()) else {
             return Err(Error::Invalid(format!("cache `{}` has no parts", folder.display())));
         };
@@ -79,7 +81,7 @@ impl Cache {
             cache.rows += manifest.rows;
             cache.inputs.iter_mut().zip(&manifest.inputs).for_each(|(all, new)| all.merge(new));
             cache.targets.iter_mut().zip(&manifest.targets).for_each(|(all, new)| all.merge(new));
-            cache.chunks.extend(manifest.chunks.into_iter().map(|entry| (part.join(&entry.file), entry)));
+            cache.chunks.extend(manifest.chunks.into_iter().map(|entry| (part.clone(), entry)));
         }
         Ok(cache)
     }
@@ -104,9 +106,23 @@ impl Cache {
         self.chunks.iter().map(|(_, entry)| entry.rows).collect()
     }
 
-    /// Rows of one chunk; none where there is no such chunk.
-    pub(super) fn chunk_rows_of(&self, chunk: usize) -> usize {
-        self.chunks.get(chunk).map_or(0, |(_, entry)| entry.rows as usize)
+    /// Bytes of all chunks.
+    pub fn bytes(&self) -> u64 {
+        self.chunks.iter().map(|(_, entry)| entry.bytes).sum()
+    }
+
+    /// How its rows were encoded.
+    pub fn codec(&self) -> &CodecChain {
+        &self.codec
+    }
+
+    /// About how much memory so many of its chunks take while rows are drawn from them.
+    pub fn window_bytes(&self, chunks: usize) -> u64 {
+        let rows = self.chunks.iter().map(|(_, entry)| entry.rows as usize).max().unwrap_or(0);
+        let shape = BlockShape { rows, width: self.identity.d_model };
+        let plain = shape.values().map_or(usize::MAX, |values| values * 4);
+        let block = if self.codec.has_row_access() { self.codec.max_unpacked_bytes(shape).unwrap_or(plain) } else { plain };
+        chunks.min(self.chunks.len()) as u64 * (2 * self.identity.layers as u64).saturating_mul(block as u64)
     }
 
     /// Statistics of the inputs of each layer: `[layer]`.
@@ -139,10 +155,10 @@ impl Cache {
     /// # Errors
     /// A chunk that is not there, or damaged.
     pub fn chunk(&self, chunk: usize) -> Result<ChunkReader<'_>> {
-        let (path, entry) = self.chunks.get(chunk).ok_or_else(|| {
+        let (part, entry) = self.chunks.get(chunk).ok_or_else(|| {
             Error::Invalid(format!("cache `{}` has no chunk {chunk}, it has {}", self.folder.display(), self.chunks.len()))
         })?;
-        ChunkReader::open(path.clone(), entry, self.identity.layers, self.identity.d_model, &self.codec)
+        ChunkReader::open(part, entry, self.identity.layers, self.identity.d_model, &self.codec)
     }
 
     /// The factors `sqrt(d_model) / mean norm` of each layer; 1 for a layer of zeros.

@@ -1,17 +1,19 @@
 //! Looks after a cache: how far it is, and whether its files are as they were written.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::chunk::ChunkFile;
+use super::config::JobShare;
+use super::duplicates::duplicates;
 use super::identity::Identity;
 use super::manifest::{self, ChunkEntry, Manifest};
+use super::place::Place;
 use crate::progress::Progress;
-use crate::text::sha256_file;
 use crate::{Error, Result};
 
-/// A chunk that is not as it was written.
+/// Something of a cache that is not as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damage {
     /// Its file.
@@ -61,7 +63,7 @@ pub struct PartStatus {
 /// How far a cache is. Parts may be missing or unfinished; no chunk is read.
 ///
 /// # Errors
-/// A folder that is no cache, and damaged manifests.
+/// A folder that is no cache, damaged manifests, and parts of different caches.
 pub fn status(folder: &Path) -> Result<CacheStatus> {
     let manifests = manifests(folder)?;
     let Some((_, first)) = manifests.first() else {
@@ -90,44 +92,111 @@ pub fn status(folder: &Path) -> Result<CacheStatus> {
     })
 }
 
-/// Reads every chunk of every part and compares it with its checksum. Gives all that are damaged; deleting those and running
-/// the job again with `--resume` makes them anew.
+/// Reads every file of every part and compares it with its checksum; then looks for parts of another cache, and for rows that are there
+/// twice. Gives all that is wrong. Deleting damaged chunks and running the job again with `--resume` makes them anew.
 ///
 /// # Errors
-/// A folder that is no cache, and damaged manifests.
+/// A folder that is no cache.
 pub fn verify(folder: &Path, progress: &dyn Progress) -> Result<Vec<Damage>> {
-    let manifests = manifests(folder)?;
-    progress.begin("verifying", manifests.iter().map(|(_, manifest)| manifest.bytes()).sum(), "bytes");
-    let mut done = 0;
     let mut damages = Vec::new();
-    for (part, manifest) in &manifests {
+    let mut whole = Vec::new();
+    for (share, part) in manifest::parts(&Place::new(folder)?)? {
+        match manifest_of(share, &part) {
+            Ok(manifest) => whole.extend(manifest.map(|manifest| (part, manifest))),
+            Err(what) => damages.push(Damage { file: Manifest::path(&part), what }),
+        }
+    }
+    strangers(&mut whole, &mut damages);
+    progress.begin("verifying", whole.iter().map(|(_, manifest)| manifest.bytes()).sum(), "bytes");
+    let mut done = 0;
+    let mut sound = Vec::new();
+    for (part, manifest) in &whole {
         for entry in &manifest.chunks {
-            let file = part.join(&entry.file);
-            if let Some(what) = damage(&file, entry) {
-                damages.push(Damage { file, what });
+            match damage(part, entry, &manifest.identity) {
+                Some(what) => damages.push(Damage { file: part.path().join(&entry.file), what }),
+                None => sound.push((part, entry)),
             }
             done += entry.bytes;
             progress.at(done, "");
         }
     }
+    if let Some((_, manifest)) = whole.first() {
+        damages.extend(duplicates(&sound, &manifest.identity).into_iter().map(|twice| {
+            let [first, second] = twice.files;
+            let what = format!("holds document {}, position {}, which `{}` holds too", twice.document, twice.position, first.display());
+            Damage { file: second, what }
+        }));
+    }
     progress.end();
     Ok(damages)
 }
 
-fn damage(file: &Path, entry: &ChunkEntry) -> Option<String> {
-    match fs::metadata(file) {
-        Err(error) => return Some(format!("cannot be read: {error}")),
-        Ok(metadata) if metadata.len() != entry.bytes => return Some(format!("has {} bytes, expected {}", metadata.len(), entry.bytes)),
-        Ok(_) => {}
+/// A part's manifest; nothing where its job has not got so far, and what is wrong with one that is damaged.
+fn manifest_of(share: JobShare, part: &Place) -> Result<Option<Manifest>, String> {
+    if !Manifest::is_in(part).map_err(|error| told(&error))? {
+        let files = part.entries().map_err(|error| told(&error))?.files;
+        let lost = files.keys().any(|name| name == &manifest::chunk_file(0));
+        return if lost { Err("is missing, though there are chunks".to_owned()) } else { Ok(None) };
     }
-    match sha256_file(file) {
-        Err(Error::Core(circuitlab_core::Error::Io { source, .. })) => Some(format!("cannot be read: {source}")),
-        Err(error) => Some(error.to_string()),
-        Ok((sha256, _)) => (sha256 != entry.sha256).then(|| "has a wrong checksum".to_owned()),
+    let (manifest, _) = Manifest::load(part).map_err(|error| told(&error))?;
+    if (manifest.job, manifest.identity.jobs) != (share.job(), share.jobs()) {
+        return Err(format!("is of part {} of {}, which is not what its folder is called", manifest.job, manifest.identity.jobs));
+    }
+    Ok(Some(manifest))
+}
+
+/// Takes out the parts that are of another cache than most are.
+fn strangers(parts: &mut Vec<(Place, Manifest)>, damages: &mut Vec<Damage>) {
+    let same = |a: &Manifest, b: &Manifest| a.identity.comparable() == b.identity.comparable();
+    let friends = |of: &Manifest| parts.iter().filter(|(_, other)| same(of, other)).count();
+    // Of equally many, the first.
+    let counts: Vec<usize> = parts.iter().map(|(_, manifest)| friends(manifest)).collect();
+    let most = counts.iter().copied().max().unwrap_or(0);
+    let Some(of) = counts.iter().position(|count| *count == most).map(|place| parts[place].clone()) else { return };
+    parts.retain(|(part, manifest)| {
+        let what = format!("is of another cache than `{}`", of.0.path().display());
+        let differs = manifest.identity.agree(&what, &of.1.identity).err();
+        let stranger = differs.is_some();
+        damages.extend(differs.map(|error| Damage { file: Manifest::path(part), what: error.to_string() }));
+        !stranger
+    });
+}
+
+/// An error without the path, which is told beside it.
+fn told(error: &Error) -> String {
+    match error {
+        Error::Core(circuitlab_core::Error::Io { source, .. }) => format!("cannot be read: {source}"),
+        Error::Core(circuitlab_core::Error::Format { message, .. }) => message.clone(),
+        other => other.to_string(),
     }
 }
 
-fn manifests(folder: &Path) -> Result<Vec<(PathBuf, Manifest)>> {
-    let parts = manifest::parts(folder)?.into_iter().map(|(_, part)| part).filter(|part| Manifest::is_in(part));
-    parts.map(|part| Manifest::read(&part).map(|manifest| (part, manifest))).collect()
+fn damage(part: &Place, entry: &ChunkEntry, identity: &Identity) -> Option<String> {
+    let digest = || {
+        let file = part.open(&entry.file)?;
+        if file.length() != entry.bytes {
+            return Ok(Some(format!("has {} bytes, expected {}", file.length(), entry.bytes)));
+        }
+        if file.sha256()? != entry.sha256 {
+            return Ok(Some("has a wrong checksum".to_owned()));
+        }
+        // The very file that the manifest means; what remains is whether the two fit each other.
+        ChunkFile::open(part, entry, identity.layers, identity.d_model).map(|_| None)
+    };
+    digest().unwrap_or_else(|error: Error| Some(told(&error)))
+}
+
+fn manifests(folder: &Path) -> Result<Vec<(Place, Manifest)>> {
+    let mut manifests: Vec<(Place, Manifest)> = Vec::new();
+    for (_, part) in manifest::parts(&Place::new(folder)?)? {
+        if Manifest::is_in(&part)? {
+            let (manifest, _) = Manifest::load(&part)?;
+            if let Some((first, known)) = manifests.first() {
+                let what = format!("part `{}` is of another cache than `{}`", part.path().display(), first.path().display());
+                manifest.identity.agree(&what, &known.identity)?;
+            }
+            manifests.push((part, manifest));
+        }
+    }
+    Ok(manifests)
 }

@@ -1,25 +1,42 @@
 //! A window of chunks in memory.
+//!
+//! Where the codec can give single rows, a window is kept as it is encoded, and rows are decoded straight into the batch: int8 takes a
+//! quarter of the memory that its values would, and each value is written once. Otherwise blocks are decoded when the window is read.
 
+use std::ops::Range;
+use std::sync::Arc;
+
+use circuitlab_core::BlockShape;
 use circuitlab_core::random::Permutation;
 use rayon::prelude::*;
 
 use super::chunk::Side;
 use super::open::{Cache, Normalisation};
+use super::pool::Pool;
 use super::sampler::Window;
-use crate::Result;
+use crate::{Error, Result};
 
-/// The decoded chunks of a window.
-pub(super) struct DecodedWindow {
+/// The chunks of a window.
+pub(super) struct LoadedWindow {
     pub(super) window: Window,
     pub(super) order: Permutation,
-    chunks: Vec<DecodedChunk>,
+    cache: Arc<Cache>,
+    chunks: Vec<LoadedChunk>,
+    pool: Arc<Pool>,
 }
 
-struct DecodedChunk {
-    rows: usize,
-    /// `[layer][rows * d_model]`.
-    inputs: Vec<Vec<f32>>,
-    targets: Vec<Vec<f32>>,
+struct LoadedChunk {
+    number: usize,
+    shape: BlockShape,
+    blocks: Blocks,
+}
+
+/// Inputs and outputs of layer 0, of layer 1, ...
+enum Blocks {
+    /// What `decode_rows` of the chain takes.
+    Encoded(Vec<Vec<u8>>),
+    /// `[rows * d_model]` each.
+    Decoded(Vec<Vec<f32>>),
 }
 
 /// Row factors in the type of the rows.
@@ -35,64 +52,107 @@ impl Scales {
     }
 }
 
-impl DecodedWindow {
-    /// Reads and decodes all chunks; `stopped` is asked between them and gives nothing when it says so.
-    pub(super) fn read(cache: &Cache, window: Window, order: Permutation, stopped: impl Fn() -> bool) -> Result<Option<Self>> {
-        let mut chunks = Vec::with_capacity(window.chunks.len());
-        for chunk in &window.chunks {
+impl LoadedWindow {
+    /// Reads all chunks; `stopped` is asked between them and gives nothing when it says so.
+    pub(super) fn read(
+        cache: &Arc<Cache>,
+        window: Window,
+        order: Permutation,
+        pool: &Arc<Pool>,
+        stopped: impl Fn() -> bool,
+    ) -> Result<Option<Self>> {
+        // Made first, so that its drop gives the memory of half a window back too.
+        let chunks = Vec::with_capacity(window.chunks.len());
+        let mut read = Self { window, order, cache: Arc::clone(cache), chunks, pool: Arc::clone(pool) };
+        for number in read.window.chunks.clone() {
             if stopped() {
                 return Ok(None);
             }
-            chunks.push(DecodedChunk::read(cache, *chunk)?);
+            read.chunks.push(LoadedChunk::read(cache, number, pool)?);
         }
-        Ok(Some(Self { window, order, chunks }))
+        Ok(Some(read))
     }
 
-    /// Copies the rows at some places of the order, scaled, to `inputs` and `targets`: `[rows, layer, d_model]`.
-    pub(super) fn gather(&self, places: std::ops::Range<u64>, scales: &Scales, inputs: &mut [f32], targets: &mut [f32]) {
+    /// Decodes the rows at some places of the order, scaled, to `inputs` and `targets`: `[rows, layer, d_model]`.
+    pub(super) fn gather(&self, places: Range<u64>, scales: &Scales, inputs: &mut [f32], targets: &mut [f32]) -> Result<()> {
         let row_length = inputs.len().checked_div((places.end - places.start) as usize).unwrap_or(0);
         if row_length == 0 {
-            return;
+            return Ok(());
         }
         let rows = inputs.par_chunks_mut(row_length).zip(targets.par_chunks_mut(row_length)).enumerate();
-        rows.with_min_len(16).for_each(|(number, (inputs, targets))| {
-            if let Some((chunk, row)) = self.find(self.order.at(places.start + number as u64) as usize) {
-                copy(&chunk.inputs, row, &scales.inputs, inputs);
-                copy(&chunk.targets, row, &scales.targets, targets);
-            }
-        });
+        rows.with_min_len(16).try_for_each(|(number, (inputs, targets))| {
+            let place = self.order.at(places.start + number as u64) as usize;
+            let (chunk, row) = self.find(place).ok_or_else(|| Error::Invalid(format!("the window has no row {place}")))?;
+            self.decode(chunk, row, Side::Inputs, &scales.inputs, inputs)?;
+            self.decode(chunk, row, Side::Targets, &scales.targets, targets)
+        })
     }
 
-    fn find(&self, row: usize) -> Option<(&DecodedChunk, usize)> {
+    fn find(&self, row: usize) -> Option<(&LoadedChunk, usize)> {
         let mut row = row;
         for chunk in &self.chunks {
-            if row < chunk.rows {
+            if row < chunk.shape.rows {
                 return Some((chunk, row));
             }
-            row -= chunk.rows;
+            row -= chunk.shape.rows;
         }
         None
     }
-}
 
-impl DecodedChunk {
-    fn read(cache: &Cache, chunk: usize) -> Result<Self> {
-        let layers = cache.identity().layers;
-        // One reader for each layer: they seek in the same file.
-        let decoded = (0..layers).into_par_iter().map(|layer| {
-            let mut reader = cache.chunk(chunk)?;
-            Ok((reader.values(layer, Side::Inputs)?, reader.values(layer, Side::Targets)?))
-        });
-        let (inputs, targets) = decoded.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-        Ok(Self { rows: cache.chunk_rows_of(chunk), inputs, targets })
+    /// One side of one row: `[layer, d_model]`.
+    fn decode(&self, chunk: &LoadedChunk, row: usize, side: Side, scales: &[f32], to: &mut [f32]) -> Result<()> {
+        let width = chunk.shape.width;
+        for (layer, (to, scale)) in to.chunks_exact_mut(width.max(1)).zip(scales).enumerate() {
+            let block = 2 * layer + usize::from(side == Side::Targets);
+            match &chunk.blocks {
+                Blocks::Encoded(blocks) => {
+                    let decoded = self.cache.codec().decode_rows(&blocks[block], chunk.shape, row, to);
+                    decoded.map_err(|error| self.damage(chunk, block, &error))?;
+                }
+                Blocks::Decoded(blocks) => to.copy_from_slice(&blocks[block][row * width..(row + 1) * width]),
+            }
+            for value in to {
+                *value *= scale;
+            }
+        }
+        Ok(())
+    }
+
+    fn damage(&self, chunk: &LoadedChunk, block: usize, error: &circuitlab_core::Error) -> Error {
+        match self.cache.chunk(chunk.number) {
+            Ok(reader) => reader.of_block(block, error),
+            Err(error) => error,
+        }
     }
 }
 
-fn copy(layers: &[Vec<f32>], row: usize, scales: &[f32], to: &mut [f32]) {
-    let width = to.len() / layers.len().max(1);
-    for ((values, scale), to) in layers.iter().zip(scales).zip(to.chunks_exact_mut(width.max(1))) {
-        for (to, value) in to.iter_mut().zip(&values[row * width..(row + 1) * width]) {
-            *to = value * scale;
+impl LoadedChunk {
+    fn read(cache: &Cache, number: usize, pool: &Pool) -> Result<Self> {
+        let reader = cache.chunk(number)?;
+        let shape = reader.shape();
+        let blocks = reader.unpacked(pool)?;
+        if cache.codec().has_row_access() {
+            return Ok(Self { number, shape, blocks: Blocks::Encoded(blocks) });
+        }
+        let values = shape.values()?;
+        let decoded = blocks.into_par_iter().enumerate().map(|(block, bytes)| {
+            let mut decoded = vec![0.0; values];
+            cache.codec().decode_rows(&bytes, shape, 0, &mut decoded).map_err(|error| reader.of_block(block, &error))?;
+            pool.give_back(bytes);
+            Ok(decoded)
+        });
+        Ok(Self { number, shape, blocks: Blocks::Decoded(decoded.collect::<Result<_>>()?) })
+    }
+}
+
+impl Drop for LoadedWindow {
+    fn drop(&mut self) {
+        for chunk in self.chunks.drain(..) {
+            if let Blocks::Encoded(blocks) = chunk.blocks {
+                for block in blocks {
+                    self.pool.give_back(block);
+                }
+            }
         }
     }
 }

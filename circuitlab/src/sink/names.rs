@@ -16,6 +16,8 @@ pub const LEARNING_RATE: &str = "schedule/learning_rate";
 pub const LAMBDA: &str = "schedule/lambda";
 /// Tokens trained on per second, over all ranks.
 pub const TOKENS_PER_SECOND: &str = "throughput/tokens_per_second";
+/// The share of the time that a run waited for rows of its cache.
+pub const DATA_WAIT_SHARE: &str = "throughput/data_wait_share";
 /// Model FLOP utilisation, as a share of the device's peak.
 pub const MODEL_FLOP_UTILISATION: &str = "throughput/model_flop_utilisation";
 

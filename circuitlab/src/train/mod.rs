@@ -4,6 +4,7 @@ mod checkpoint;
 mod config;
 mod metrics;
 mod optimiser;
+mod pace;
 mod plan;
 mod schedule;
 mod state;

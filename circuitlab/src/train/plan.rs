@@ -44,10 +44,8 @@ pub fn plan(request: &TrainRequest<'_>) -> Result<Plan> {
     let batch_rows = config.data.batch_rows as u64;
     // Pre-activations, activations and their gradients, of all layers at once.
     let activations = 3 * batch_rows * dims.layers as u64 * dims.d_features as u64;
-    let row_bytes = 2 * 4 * (dims.layers * dims.d_model) as u64;
-    let chunk_rows = cache.chunk_rows().into_iter().max().unwrap_or(0);
     // One window of chunks is read while another is trained on.
-    let windows = 2 * (config.data.window_chunks.min(cache.chunk_rows().len()) as u64) * chunk_rows * row_bytes;
+    let windows = 2 * cache.window_bytes(config.data.window_chunks);
     // Per source layer: the encoder's product and its gradient, and for each target layer the decoder's and its two gradients.
     let products =
         (0..dims.layers).map(|source| Ok(2 + 3 * transcoder.targets(dims, source)?.len())).sum::<circuitlab_core::Result<usize>>()?;

@@ -12,9 +12,10 @@ use super::checkpoint::{self, SavedState};
 use super::config::{DataConfig, TrainConfig};
 use super::metrics::{Interval, StepMetrics};
 use super::optimiser::clip_by_global_norm;
+use super::pace::Pace;
 use super::schedule::Schedule;
 use super::state::{Parts, TrainState, placement};
-use crate::cache::{Cache, Loader, LoaderOptions, Normalisation, SamplerState};
+use crate::cache::{Cache, Loader, LoaderOptions, Normalisation, SamplerState, is_url};
 use crate::run::{Origin, RunFolder};
 use crate::saved::{self, Card, Provenance, SavedActivation};
 use crate::sink::{Record, Sinks, jsonl, names};
@@ -50,6 +51,8 @@ pub struct TrainSummary {
     pub last: Option<Record>,
     /// Seconds that this process trained for.
     pub seconds: f64,
+    /// Seconds of these that it waited for rows.
+    pub data_wait_seconds: f64,
     /// Whether an earlier process had finished the run, so that this one did nothing.
     pub was_finished: bool,
 }
@@ -125,11 +128,17 @@ fn finished(out: &Path) -> Result<TrainSummary> {
     let result = out.join("final");
     let last = jsonl::read(out)?.and_then(|mut records| records.pop());
     let (steps, rows) = saved::read_card(&result)?.circuitlab.map_or((0, 0), |known| (known.steps, known.rows));
-    Ok(TrainSummary { result, steps, rows, last, seconds: 0.0, was_finished: true })
+    Ok(TrainSummary { result, steps, rows, last, seconds: 0.0, data_wait_seconds: 0.0, was_finished: true })
 }
 
 /// The config that the run has: the request's, or when going on the one in the run folder.
 pub(super) fn resolve(request: &TrainRequest<'_>) -> Result<TrainConfig> {
+    if is_url(request.out) {
+        return Err(Error::Invalid(format!(
+            "run `{}`: a run's folder is a local one; only caches lie in object stores",
+            request.out.display()
+        )));
+    }
     if !continues(request) {
         RunFolder::check_free(request.out)?;
         let mut config = complete(request.config.clone().unwrap_or_default(), request.registry)?;
@@ -227,20 +236,19 @@ impl<'a> Trainer<'a> {
         let mut loader = self.loader()?;
         let mut interval = Interval::default();
         let mut last = None;
-        let mut since_record = (Instant::now(), self.state.step);
+        let mut pace = Pace::new(self.state.step);
         self.request.progress.begin("train", self.schedule.steps * self.config.data.batch_rows as u64, "tokens");
         self.request.progress.at(self.state.step * self.config.data.batch_rows as u64, "");
         while self.state.step < self.schedule.steps {
-            let loaded = loader.next()?;
+            let loaded = pace.waiting(|| loader.next())?;
             let metrics = self.step(&to_device(&loaded.batch, &self.config), &mut interval)?;
             self.sampler = loaded.state;
+            loader.give_back(loaded.batch);
             *stepped = true;
             let save = self.is_checkpoint();
             if save || self.state.step.is_multiple_of(self.config.metrics.every_steps) || self.state.step == self.schedule.steps {
                 let mut record = interval.finish(self.state.step, metrics, &self.state.dead(self.config.metrics.dead_rows));
-                let rows = (self.state.step - since_record.1) * self.config.data.batch_rows as u64;
-                record.push(names::TOKENS_PER_SECOND, rows as f64 / since_record.0.elapsed().as_secs_f64().max(1e-9));
-                since_record = (Instant::now(), self.state.step);
+                pace.record(&mut record, self.config.data.batch_rows);
                 self.parts.sinks.write(&record)?;
                 self.request.progress.at(self.state.step * self.config.data.batch_rows as u64, &note(&record));
                 last = Some(record);
@@ -250,7 +258,7 @@ impl<'a> Trainer<'a> {
             }
         }
         self.request.progress.end();
-        self.finish(last, started)
+        self.finish(last, started, pace.waited_s)
     }
 
     fn loader(&self) -> Result<Loader> {
@@ -340,7 +348,7 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    fn finish(mut self, last: Option<Record>, started: Instant) -> Result<TrainSummary> {
+    fn finish(mut self, last: Option<Record>, started: Instant, data_wait_seconds: f64) -> Result<TrainSummary> {
         self.parts.sinks.sync()?;
         let result = self.run.result();
         if !result.exists() {
@@ -349,9 +357,12 @@ impl<'a> Trainer<'a> {
         checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)?;
         self.plot();
         let seconds = started.elapsed().as_secs_f64();
-        self.run.log(&format!("finished after {seconds:.1} s; the transcoder is in {}", result.display()))?;
+        self.run.log(&format!(
+            "finished after {seconds:.1} s, of which {data_wait_seconds:.1} s were spent waiting for rows; the transcoder is in {}",
+            result.display()
+        ))?;
         let rows = self.state.step * self.config.data.batch_rows as u64;
-        Ok(TrainSummary { result, steps: self.state.step, rows, last, seconds, was_finished: false })
+        Ok(TrainSummary { result, steps: self.state.step, rows, last, seconds, data_wait_seconds, was_finished: false })
     }
 }
 
@@ -366,7 +377,9 @@ fn first_rows(cache: &Arc<Cache>, config: &TrainConfig, normalisation: &Normalis
 
 fn loader_options(config: &TrainConfig, normalisation: &Normalisation) -> LoaderOptions {
     let DataConfig { batch_rows, window_chunks } = config.data;
-    LoaderOptions { batch_rows, window_chunks, normalisation: normalisation.clone(), share: Axis::SINGLE }
+    let (_, device) = placement(config);
+    let pinned = device.is_cuda().then_some(device);
+    LoaderOptions { batch_rows, window_chunks, normalisation: normalisation.clone(), share: Axis::SINGLE, pinned }
 }
 
 fn to_device(batch: &Batch, config: &TrainConfig) -> Batch {

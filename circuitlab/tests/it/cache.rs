@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use circuitlab::Silent;
 use circuitlab::cache::{Cache, Side, Statistics, status, verify};
-use circuitlab_core::BlockHook;
 use circuitlab_core::codec::ChainSpec;
+use circuitlab_core::{ActivationCodec, BlockHook, BlockShape, CodecInput, Construct, register};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::{Config, TestRunner};
 
 use crate::fake::{FakeModel, LAYERS, WIDTH, World, write};
 
@@ -13,7 +16,7 @@ use crate::fake::{FakeModel, LAYERS, WIDTH, World, write};
 pub(crate) fn rows(cache: &Cache) -> BTreeMap<(u32, u32, u32), Vec<u32>> {
     let mut rows = BTreeMap::new();
     for chunk in 0..cache.chunk_rows().len() {
-        let mut reader = cache.chunk(chunk).expect("opens");
+        let reader = cache.chunk(chunk).expect("opens");
         let index = reader.index().expect("whole");
         let mut values = vec![Vec::new(); reader.rows()];
         for (layer, side) in (0..LAYERS).flat_map(|layer| [(layer, Side::Inputs), (layer, Side::Targets)]) {
@@ -79,7 +82,7 @@ fn statistics_are_those_of_all_rows() {
         for (side, statistics) in [(Side::Inputs, &cache.inputs()[layer]), (Side::Targets, &cache.targets()[layer])] {
             let chunks = 0..cache.chunk_rows().len();
             let all: Vec<f32> =
-                chunks.flat_map(|chunk| cache.chunk(chunk).and_then(|mut chunk| chunk.values(layer, side)).expect("whole")).collect();
+                chunks.flat_map(|chunk| cache.chunk(chunk).and_then(|chunk| chunk.values(layer, side)).expect("whole")).collect();
             let expected = Statistics::of_rows(&all, WIDTH);
             assert_eq!(statistics.rows, expected.rows);
             assert!((statistics.variance() - expected.variance()).abs() < 1e-9);
@@ -251,6 +254,117 @@ fn damaged_chunks_are_found_by_name_and_made_anew() {
 }
 
 #[test]
+fn any_flipped_bit_of_any_file_is_found_and_its_file_named() {
+    let world = World::new();
+    for job in ["1/2", "2/2"] {
+        world.build(&FakeModel::new(), "cache", job, false).expect("builds");
+    }
+    let files = world.files("cache");
+    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(200) });
+    let which = (any::<Index>(), any::<Index>(), 0_u8..8);
+    let checked = runner.run(&which, |(file, byte, bit)| {
+        let (name, whole) = &files[file.index(files.len())];
+        let mut flipped = whole.clone();
+        flipped[byte.index(whole.len())] ^= 1 << bit;
+        let path = world.path("cache").join(name);
+        write(&path, &flipped);
+        let damages = verify(&world.path("cache"), &Silent).expect("a cache");
+        write(&path, whole);
+        prop_assert!(damages.iter().any(|damage| damage.file == path), "{name}: {damages:?}");
+        Ok(())
+    });
+    checked.expect("each is found");
+    assert!(verify(&world.path("cache"), &Silent).expect("a cache").is_empty());
+}
+
+#[test]
+fn parts_of_another_model_and_rows_that_are_there_twice_are_named() {
+    let world = World::new();
+    let mut other = FakeModel::new();
+    other.info.fingerprint = "beef".to_owned();
+    for (job, model) in [("1/3", &FakeModel::new()), ("2/3", &FakeModel::new()), ("3/3", &FakeModel::new())] {
+        world.build(model, "cache", job, false).expect("builds");
+    }
+    world.build(&other, "others", "2/3", false).expect("builds");
+    let (own, theirs) = (world.path("cache/part-002-of-003"), world.path("others/part-002-of-003"));
+    std::fs::rename(&own, world.path("own")).and_then(|()| std::fs::rename(&theirs, &own)).expect("swaps");
+    let damages = verify(&world.path("cache"), &Silent).expect("a cache");
+    let [stranger] = &damages[..] else { panic!("{damages:?}") };
+    assert_eq!(stranger.file, own.join("manifest.json"));
+    assert!(stranger.what.contains("`fingerprint`") && stranger.what.contains("beef"), "{}", stranger.what);
+    let error = status(&world.path("cache")).expect_err("two caches").to_string();
+    assert!(error.contains("part-002-of-003") && error.contains("`fingerprint`"), "{error}");
+
+    // The part of job 1 once more, as that of job 2.
+    std::fs::remove_dir_all(&own).expect("removes");
+    std::fs::create_dir(&own).expect("a folder");
+    for (name, bytes) in world.files("cache").iter().filter_map(|(name, bytes)| Some((name.strip_prefix("part-001-of-003/")?, bytes))) {
+        let text = String::from_utf8(bytes.clone()).ok().filter(|_| name == "manifest.json");
+        write(&own.join(name), text.map_or_else(|| bytes.clone(), |text| resealed(&text, "\"job\":1,", "\"job\":2,").into_bytes()));
+    }
+    let damages = verify(&world.path("cache"), &Silent).expect("a cache");
+    assert!(!damages.is_empty() && damages.len() <= 16, "{}", damages.len());
+    for damage in &damages {
+        assert!(damage.file.starts_with(&own) && damage.what.contains("part-001-of-003"), "{damage:?}");
+        assert!(damage.what.starts_with("holds document "), "{damage:?}");
+    }
+}
+
+#[test]
+fn a_manifest_that_is_gone_is_missed() {
+    let world = World::new();
+    world.build(&FakeModel::new(), "cache", "1/1", false).expect("builds");
+    let manifest = world.path("cache/part-001-of-001/manifest.json");
+    std::fs::remove_file(&manifest).expect("removes");
+    let damages = verify(&world.path("cache"), &Silent).expect("a cache");
+    assert_eq!(
+        damages.iter().map(|damage| (&damage.file, damage.what.as_str())).collect::<Vec<_>>(),
+        [(&manifest, "is missing, though there are chunks")]
+    );
+}
+
+register!(codec "liar" => LiarConfig, "a codec of the tests that keeps less than it states");
+
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct LiarConfig {}
+
+impl Construct for LiarConfig {
+    type Output = Liar;
+
+    fn construct(&self) -> circuitlab_core::Result<Liar> {
+        Ok(Liar)
+    }
+}
+
+/// Keeps whole numbers, and states no error.
+#[derive(Debug)]
+struct Liar;
+
+impl ActivationCodec for Liar {
+    fn input(&self) -> CodecInput {
+        CodecInput::Values
+    }
+
+    fn encode_values(&self, values: &[f32], _: BlockShape) -> circuitlab_core::Result<Vec<u8>> {
+        Ok(values.iter().flat_map(|value| value.round().to_le_bytes()).collect())
+    }
+
+    fn decode_values(&self, bytes: &[u8], _: BlockShape) -> circuitlab_core::Result<Vec<f32>> {
+        Ok(bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect())
+    }
+}
+
+#[test]
+fn a_codec_that_encodes_nonsense_is_found_when_the_cache_is_written() {
+    let mut world = World::new();
+    world.config.codec = ChainSpec::parse("liar+zstd");
+    let error = world.build(&FakeModel::new(), "cache", "1/1", false).expect_err("it lies").to_string();
+    assert!(error.starts_with("chunk 0, `blocks.0.mlp.hook_in`: codec `liar+zstd` made "), "{error}");
+    assert!(error.contains("at row 0, column 0; it states an error of at most 0e0"), "{error}");
+}
+
+#[test]
 fn any_flipped_byte_of_a_chunk_is_an_error_and_no_panic() {
     let world = World::new();
     world.build(&FakeModel::new(), "cache", "1/1", false).expect("builds");
@@ -261,13 +375,20 @@ fn any_flipped_byte_of_a_chunk_is_an_error_and_no_panic() {
         flipped[place] ^= 0x20;
         write(&path, &flipped);
         let cache = world.open("cache").expect("the manifest is whole");
-        let read = cache.chunk(0).and_then(|mut chunk| {
+        let read = cache.chunk(0).and_then(|chunk| {
             chunk.index()?;
             (0..LAYERS).try_for_each(|layer| [Side::Inputs, Side::Targets].iter().try_for_each(|side| chunk.values(layer, *side).map(drop)))
         });
         let error = read.expect_err("it is damaged").to_string();
         assert!(error.contains("chunk-000000.clab") && !error.contains("panicked"), "byte {place}: {error}");
     }
+}
+
+/// A manifest with another content and the checksum that goes with it.
+fn resealed(text: &str, from: &str, to: &str) -> String {
+    let (content, _) = text.rsplit_once(",\"checksum\":\"").expect("a checksum");
+    let content = content.replacen(from, to, 1);
+    format!("{content},\"checksum\":\"{}\"}}\n", circuitlab::text::sha256(content.as_bytes()))
 }
 
 #[test]
@@ -277,17 +398,33 @@ fn a_damaged_manifest_is_refused() {
     let path = world.path("cache/part-001-of-001/manifest.json");
     let whole = std::fs::read_to_string(&path).expect("reads");
     for (from, to, expected) in [
-        ("\"schema\":2", "\"schema\":1", "expected the cache format version 2, got 1; make the cache again"),
+        ("\"schema\":2", "\"schema\":1", "expected the cache format version 2, got 1; make the cache again with this program"),
         ("\"planned_chunks\"", "\"planed_chunks\"", "did you mean `planned_chunks`?"),
         ("chunk-000001.clab", "../../../secret", "expected `chunk-000001.clab`"),
         ("\"job\":1,", "\"job\":2,", "there is no job 2 of 1"),
         ("\"d_model\":8", "\"d_model\":9", "statistics"),
-        ("{", "", "not valid JSON"),
+        ("{", "", "its checksum is wrong"),
     ] {
-        write(&path, whole.replacen(from, to, 1));
+        write(&path, resealed(&whole, from, to));
         let error = world.open("cache").expect_err("damaged").to_string();
         assert!(error.contains("manifest.json") && error.contains(expected), "{error}");
     }
+    // As caches were before manifests had a checksum.
+    write(&path, "{\"schema\":1,\"rows\":5}\n");
+    let error = world.open("cache").expect_err("old").to_string();
+    assert!(error.contains("expected the cache format version 2, got 1; make the cache again with this program"), "{error}");
+}
+
+#[test]
+fn chunks_of_the_first_version_are_refused() {
+    let world = World::new();
+    world.build(&FakeModel::new(), "cache", "1/1", false).expect("builds");
+    let path = world.path("cache/part-001-of-001/chunk-000000.clab");
+    let mut old = std::fs::read(&path).expect("reads");
+    old[7] = 1;
+    write(&path, &old);
+    let error = world.open("cache").expect("the manifest is whole").chunk(0).expect_err("old").to_string();
+    assert!(error.ends_with("chunk-000000.clab`: expected a chunk of version 2, got 1; make the cache again with this program"), "{error}");
 }
 
 #[test]

@@ -1,16 +1,53 @@
 //! The loader: rows in the sampler's order, read ahead.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use circuitlab::cache::{Cache, Loader, LoaderOptions, Sampler, SamplerState, Side};
-use circuitlab_core::Axis;
+use circuitlab_core::codec::ChainSpec;
+use circuitlab_core::{ActivationCodec, Axis, BlockShape, CodecInput, Construct, register};
 use tch::Tensor;
 
 use crate::fake::{FakeModel, LAYERS, WIDTH, World, write};
 
+register!(codec "slow" => SlowConfig, "a codec of the tests that gives no single rows");
+
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct SlowConfig {}
+
+impl Construct for SlowConfig {
+    type Output = Slow;
+
+    fn construct(&self) -> circuitlab_core::Result<Slow> {
+        Ok(Slow)
+    }
+}
+
+/// Big-endian values.
+#[derive(Debug)]
+struct Slow;
+
+impl ActivationCodec for Slow {
+    fn input(&self) -> CodecInput {
+        CodecInput::Values
+    }
+
+    fn encode_values(&self, values: &[f32], _: BlockShape) -> circuitlab_core::Result<Vec<u8>> {
+        Ok(values.iter().flat_map(|value| value.to_be_bytes()).collect())
+    }
+
+    fn decode_values(&self, bytes: &[u8], _: BlockShape) -> circuitlab_core::Result<Vec<f32>> {
+        Ok(bytes.as_chunks::<4>().0.iter().map(|word| f32::from_be_bytes(*word)).collect())
+    }
+}
+
 const SEED: u64 = 3;
 const ROW: usize = LAYERS * WIDTH;
+
+/// Each way to keep a window: encoded, and decoded where the codec gives no single rows.
+const CODECS: [&str; 4] = ["int8+zstd", "int4", "none", "slow+zstd"];
 
 fn cache(world: &World) -> Arc<Cache> {
     world.build(&FakeModel::new(), "cache", "1/1", false).expect("builds");
@@ -26,9 +63,9 @@ fn expected(cache: &Cache, options: &LoaderOptions, from: u64, rows: usize) -> (
     let sampler = Sampler::new(cache.chunk_rows(), options.window_chunks).expect("rows");
     let (mut inputs, mut targets) = (Vec::new(), Vec::new());
     for place in sampler.rows_from(SamplerState { seed: SEED, drawn_rows: from }).take(rows) {
-        let mut chunk = cache.chunk(place.chunk).expect("opens");
+        let chunk = cache.chunk(place.chunk).expect("opens");
         for layer in 0..LAYERS {
-            let mut add = |all: &mut Vec<f32>, side, scale: f64| {
+            let add = |all: &mut Vec<f32>, side, scale: f64| {
                 let values = chunk.values(layer, side).expect("whole");
                 all.extend(values[place.row * WIDTH..][..WIDTH].iter().map(|value| value * scale as f32));
             };
@@ -41,15 +78,21 @@ fn expected(cache: &Cache, options: &LoaderOptions, from: u64, rows: usize) -> (
 
 #[test]
 fn batches_are_the_rows_of_the_sequence_from_any_state_on() {
-    let world = World::new();
-    let cache = cache(&world);
+    for codec in CODECS {
+        let mut world = World::new();
+        world.config.codec = ChainSpec::parse(codec);
+        batches_are_the_rows(&cache(&world));
+    }
+}
+
+fn batches_are_the_rows(cache: &Arc<Cache>) {
     let rows = cache.rows();
     for (batch_rows, window_chunks, from) in [(7, 2, 0), (64, 3, 10), (rows as usize * 2 + 3, 8, rows - 1), (16, 1, 5 * rows + 100)] {
-        let options = LoaderOptions { window_chunks, ..LoaderOptions::new(&cache, batch_rows) };
+        let options = LoaderOptions { window_chunks, ..LoaderOptions::new(cache, batch_rows) };
         let state = SamplerState { seed: SEED, drawn_rows: from };
-        let mut loader = Loader::start(Arc::clone(&cache), state, &options).expect("starts");
+        let mut loader = Loader::start(Arc::clone(cache), state, &options).expect("starts");
         let count = 2 * rows as usize / batch_rows + 2;
-        let (inputs, targets) = expected(&cache, &options, from, count * batch_rows);
+        let (inputs, targets) = expected(cache, &options, from, count * batch_rows);
         for number in 0..count {
             let loaded = loader.next().expect("reads");
             let stretch = number * batch_rows * ROW..(number + 1) * batch_rows * ROW;
@@ -57,6 +100,10 @@ fn batches_are_the_rows_of_the_sequence_from_any_state_on() {
             assert_eq!(numbers(&loaded.batch.inputs), inputs[stretch.clone()]);
             assert_eq!(numbers(&loaded.batch.targets), targets[stretch]);
             assert_eq!(loaded.state, SamplerState { seed: SEED, drawn_rows: from + ((number + 1) * batch_rows) as u64 });
+            // Every other batch's memory is used again, for what must be as right.
+            if number % 2 == 0 {
+                loader.give_back(loaded.batch);
+            }
         }
     }
 }
@@ -77,6 +124,76 @@ fn ranks_read_the_rows_of_one_batch_between_them() {
         let all: Vec<f32> = ranks.iter_mut().flat_map(|rank| numbers(&rank.next().expect("reads").batch.inputs)).collect();
         assert_eq!(all, inputs[batch * 50 * ROW..(batch + 1) * 50 * ROW]);
     }
+}
+
+/// Where rows of a batch may come from: document, position and token. The model's values tell, but for contexts that begin alike.
+fn origins(cache: &Cache, options: &LoaderOptions) -> BTreeMap<Vec<u32>, BTreeSet<(u32, u32, u32)>> {
+    let mut origins: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for chunk in 0..cache.chunk_rows().len() {
+        let chunk = cache.chunk(chunk).expect("opens");
+        let index = chunk.index().expect("whole");
+        let layers: Vec<Vec<f32>> = (0..LAYERS).map(|layer| chunk.values(layer, Side::Inputs).expect("whole")).collect();
+        for row in 0..chunk.rows() {
+            let scaled = layers
+                .iter()
+                .zip(&options.normalisation.input_scales)
+                .flat_map(|(values, scale)| values[row * WIDTH..][..WIDTH].iter().map(move |value| (value * *scale as f32).to_bits()));
+            let place = (index.documents[row], index.positions[row], index.tokens[row]);
+            assert!(origins.entry(scaled.collect()).or_default().insert(place), "{place:?} is there twice");
+        }
+    }
+    origins
+}
+
+#[test]
+fn every_token_comes_once_an_epoch_whatever_the_ranks_and_sizes() {
+    let mut world = World::new();
+    world.config.codec = ChainSpec::parse("none");
+    for (chunk_rows, jobs) in [(40, 1), (13, 3)] {
+        world.config.chunk_rows = Some(chunk_rows);
+        let name = format!("cache-{jobs}");
+        for job in 1..=jobs {
+            world.build(&FakeModel::new(), &name, &format!("{job}/{jobs}"), false).expect("builds");
+        }
+        let cache = Arc::new(world.open(&name).expect("whole"));
+        let rows = cache.rows();
+        for (ranks, batch_rows, window_chunks) in [(1, 7, 1), (2, 64, 3), (3, 50, 2), (3, rows as usize, 8), (2, 31, 100)] {
+            let options = LoaderOptions { window_chunks, ..LoaderOptions::new(&cache, batch_rows) };
+            let origins = origins(&cache, &options);
+            // Two epochs, the last batch cut: batches need not divide an epoch.
+            let counts = count(&cache, &options, ranks, 2 * rows);
+            assert_eq!(origins.values().map(BTreeSet::len).sum::<usize>() as u64, rows);
+            assert!(origins.len() as u64 > rows * 3 / 4, "most rows are told apart");
+            assert!(counts.keys().eq(origins.keys()), "the rows of the cache and no others");
+            let twice = counts.iter().zip(origins.values()).all(|((_, count), origins)| *count == 2 * origins.len() as u64);
+            assert!(twice, "{ranks} ranks, batches of {batch_rows}");
+        }
+    }
+    // All that a checkpoint keeps of it.
+    let state = serde_json::to_value(SamplerState { seed: SEED, drawn_rows: 12 }).expect("plain data");
+    assert_eq!(state, serde_json::json!({"seed": SEED, "drawn_rows": 12}));
+}
+
+/// How often each row comes among the first so many, over all ranks.
+fn count(cache: &Arc<Cache>, options: &LoaderOptions, ranks: usize, rows: u64) -> BTreeMap<Vec<u32>, u64> {
+    let start = |rank| {
+        let options = options.clone().with_share(Axis { rank, size: ranks });
+        Loader::start(Arc::clone(cache), SamplerState { seed: SEED, drawn_rows: 0 }, &options).expect("starts")
+    };
+    let mut loaders: Vec<Loader> = (0..ranks).map(start).collect();
+    let mut counts = BTreeMap::new();
+    let mut drawn = 0;
+    while drawn < rows {
+        for loader in &mut loaders {
+            let loaded = loader.next().expect("reads");
+            for row in numbers(&loaded.batch.inputs).chunks(ROW).take((rows - drawn) as usize) {
+                *counts.entry(row.iter().map(|value| value.to_bits()).collect()).or_insert(0) += 1;
+                drawn += 1;
+            }
+            loader.give_back(loaded.batch);
+        }
+    }
+    counts
 }
 
 #[test]

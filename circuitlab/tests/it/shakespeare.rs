@@ -42,7 +42,7 @@ fn the_bundled_model_is_cached_within_the_codecs_bounds() {
     assert!(exact.rows() > 5000, "{}", exact.rows());
     exact.identity().check_model(model.info()).expect("its own model");
     for chunk in 0..exact.chunk_rows().len() {
-        let (mut exact, mut small) = (exact.chunk(chunk).expect("opens"), small.chunk(chunk).expect("opens"));
+        let (exact, small) = (exact.chunk(chunk).expect("opens"), small.chunk(chunk).expect("opens"));
         assert_eq!(exact.index().expect("whole"), small.index().expect("whole"));
         for (layer, side) in (0..model.info().layers).flat_map(|layer| [(layer, Side::Inputs), (layer, Side::Targets)]) {
             let (exact, small) = (exact.values(layer, side).expect("whole"), small.values(layer, side).expect("whole"));

@@ -25,6 +25,8 @@ struct Case {
     name: String,
     chain: CodecChain,
     bytes: usize,
+    /// `sum |x - x'|^2 / sum |x|^2`, of all rows and of the worst.
+    nmse: [f64; 2],
     encode: Vec<f64>,
     decode: Vec<f64>,
 }
@@ -42,11 +44,23 @@ pub(super) fn run(args: &BenchCodecArgs, context: &Context) -> anyhow::Result<()
     let figures: Vec<Value> = cases.iter().map(|case| case.figures(&cases[0], values.len())).collect();
     let whole = json!({"rows": shape.rows, "width": shape.width, "rounds": args.rounds, "codecs": figures});
     context.print(&whole, || {
-        let mut table = Table::new(["codec", "bytes/value", "encode GB/s", "spread", "to first", "decode GB/s", "spread", "to first"]);
+        let mut table = Table::new([
+            "codec",
+            "bytes/value",
+            "NMSE",
+            "worst row",
+            "encode GB/s",
+            "spread",
+            "to first",
+            "decode GB/s",
+            "spread",
+            "to first",
+        ]);
         for (case, figures) in cases.iter().zip(&figures) {
             let number =
                 |pointer: &str, digits| format!("{:.digits$}", figures.pointer(pointer).and_then(Value::as_f64).unwrap_or(f64::NAN));
             let mut cells = vec![case.name.clone(), number("/bytes_per_value", 4)];
+            cells.extend(case.nmse.map(|nmse| format!("{nmse:.2e}")));
             for way in ["encode", "decode"] {
                 cells.push(number(&format!("/{way}/gb_per_s"), 3));
                 cells.push(number(&format!("/{way}/interquartile_range"), 3));
@@ -64,7 +78,7 @@ pub(super) fn run(args: &BenchCodecArgs, context: &Context) -> anyhow::Result<()
 impl Case {
     fn new(name: &str, context: &Context) -> anyhow::Result<Self> {
         let chain = CodecChain::build(&context.registry, &spec::<ChainSpec>("codec", name)?)?;
-        Ok(Self { name: name.to_owned(), chain, bytes: 0, encode: Vec::new(), decode: Vec::new() })
+        Ok(Self { name: name.to_owned(), chain, bytes: 0, nmse: [0.0; 2], encode: Vec::new(), decode: Vec::new() })
     }
 
     fn measure(&mut self, values: &[f32], shape: BlockShape, counts: bool) -> anyhow::Result<()> {
@@ -73,9 +87,12 @@ impl Case {
         let encoded = black_box(self.chain.encode(black_box(values), shape).with_context(|| format!("codec `{}`", self.name))?);
         let encode = rate(started);
         let started = Instant::now();
-        black_box(self.chain.decode(black_box(&encoded), shape).with_context(|| format!("codec `{}`", self.name))?);
+        let decoded = black_box(self.chain.decode(black_box(&encoded), shape).with_context(|| format!("codec `{}`", self.name))?);
         let decode = rate(started);
         self.bytes = encoded.len();
+        if !counts {
+            self.nmse = nmse(values, &decoded, shape.width);
+        }
         if counts {
             self.encode.push(encode);
             self.decode.push(decode);
@@ -90,6 +107,7 @@ impl Case {
         };
         json!({
             "codec": self.name, "settings": self.chain.spec(), "bytes_per_value": self.bytes as f64 / values as f64,
+            "nmse": self.nmse[0], "worst_row_nmse": self.nmse[1],
             "encode": way(&self.encode, &first.encode), "decode": way(&self.decode, &first.decode),
         })
     }
@@ -105,8 +123,30 @@ fn block(args: &BenchCodecArgs) -> anyhow::Result<(Vec<f32>, BlockShape)> {
     let mut stream = Stream::new(0, "activations", 0);
     let mut bell = || (0..4).map(|_| stream.uniform() as f32 - 0.5).sum::<f32>();
     let sizes: Vec<f32> = (0..shape.width).map(|_| (3.0 * bell()).exp()).collect();
-    let values = (0..count).map(|place| bell() * sizes[place % shape.width]).collect();
+    let mut values: Vec<f32> = (0..count).map(|place| bell() * sizes[place % shape.width]).collect();
+    if args.heavy_tails {
+        // Over a uniform number to the three quarters: the share of values beyond x falls as x to the -4/3, so that not even the variance
+        // is finite; cut off at a thousand.
+        let mut stream = Stream::new(0, "tails", 0);
+        for value in &mut values {
+            *value *= stream.uniform().powf(-0.75).min(1e3) as f32;
+        }
+    }
     Ok((values, shape))
+}
+
+/// Squared error over squared values, of all rows and of the worst that is not all zeros.
+fn nmse(values: &[f32], decoded: &[f32], width: usize) -> [f64; 2] {
+    let (mut all, mut worst) = ([0.0, 0.0], 0.0_f64);
+    for (row, decoded) in values.chunks(width.max(1)).zip(decoded.chunks(width.max(1))) {
+        let error: f64 = row.iter().zip(decoded).map(|(value, decoded)| (f64::from(*value) - f64::from(*decoded)).powi(2)).sum();
+        let size: f64 = row.iter().map(|value| f64::from(*value).powi(2)).sum();
+        if size > 0.0 {
+            worst = worst.max(error / size);
+        }
+        all = [all[0] + error, all[1] + size];
+    }
+    [all[0] / all[1], worst]
 }
 
 fn recorded(path: &Path, name: Option<&str>, rows: Option<usize>) -> anyhow::Result<(Vec<f32>, BlockShape)> {

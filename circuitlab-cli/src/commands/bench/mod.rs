@@ -1,6 +1,7 @@
 //! `circuitlab bench`: what is compared is measured in one run, in rotation, so that a machine that grows slower or faster
 //! meanwhile does so for all alike.
 
+mod cache;
 mod codec;
 mod forward;
 mod run;
@@ -8,3 +9,4 @@ mod samples;
 mod step;
 
 pub(super) use run::run;
+pub(super) use samples::spec;

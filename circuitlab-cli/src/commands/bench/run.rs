@@ -1,6 +1,6 @@
 //! Which benchmark.
 
-use super::{codec, forward, step};
+use super::{cache, codec, forward, step};
 use crate::args::BenchCommand;
 use crate::commands::Context;
 
@@ -9,5 +9,6 @@ pub(in crate::commands) fn run(command: &BenchCommand, context: &Context) -> any
         BenchCommand::Step(args) => step::run(args, context),
         BenchCommand::Codec(args) => codec::run(args, context),
         BenchCommand::Forward(args) => forward::run(args, context),
+        BenchCommand::Cache(args) => cache::run(args, context),
     }
 }

@@ -35,7 +35,7 @@ impl Samples {
 }
 
 /// What stands behind a flag: a name, or a TOML table or list.
-pub(super) fn spec<T: TryFrom<Value, Error = String>>(flag: &str, text: &str) -> anyhow::Result<T> {
+pub(in crate::commands) fn spec<T: TryFrom<Value, Error = String>>(flag: &str, text: &str) -> anyhow::Result<T> {
     let mut table = circuitlab::config::overrides(&[format!("{flag}={text}")])?;
     T::try_from(table[flag].take()).map_err(anyhow::Error::msg).with_context(|| format!("{flag} `{text}`"))
 }
