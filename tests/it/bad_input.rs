@@ -209,7 +209,7 @@ fn damaged_chunks_are_named() {
     let listed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(listed.lines().count(), 2, "{listed}");
     assert!(listed.contains("chunk-000001.clab") && listed.contains("chunk-000004.clab"), "{listed}");
-    check_words(&stderr(&output), &["2 of the chunks"]);
+    check_words(&stderr(&output), &["damaged in 2 places"]);
     let run = folder.path().join("run");
     let args = with(vec!["train", "--cache", arg(&cache), "--out", arg(&run)], &SMALL);
     fails(&args, &["chunk-00000", "checksum"]);

@@ -10,5 +10,6 @@ mod model;
 mod pipeline;
 mod plugins;
 mod ranks;
+mod store;
 mod text;
 mod topk;

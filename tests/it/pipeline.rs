@@ -148,6 +148,21 @@ fn a_run_without_json_lines_has_no_plots_and_ends_well() {
 }
 
 #[test]
+fn int8_is_small_and_close_on_the_models_own_rows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = cache(folder.path(), "0..0.02", &["--codec", "none"]);
+    let stats = json(&["cache", "stats", arg(&cache), "--codec", "int8", "--codec", "none", "--codec", "int8+zstd"]);
+    let number = |codec: usize, name: &str| stats["codecs"][codec][name].as_f64().expect("a number");
+    assert!(number(0, "max_nmse") < 1e-4, "{}", number(0, "max_nmse"));
+    // A row that one of its values dominates has the larger error: 64 values share a scale.
+    assert!(number(0, "worst_row_nmse") < 3e-4, "{}", number(0, "worst_row_nmse"));
+    assert!(number(0, "ratio") >= 3.8 && number(2, "ratio") > number(0, "ratio"), "{}", number(0, "ratio"));
+    assert!(number(0, "worst_row_nmse") > 0.0 && number(1, "worst_row_nmse") == 0.0);
+    assert_eq!(stats["layers"].as_array().map(Vec::len), Some(8));
+    assert!(succeed(&["cache", "stats", arg(&cache), "--rows", "1"]).contains("int4+zstd"));
+}
+
+#[test]
 fn jobs_make_one_cache() {
     let folder = tempfile::tempdir().expect("a folder");
     cache(folder.path(), "0..0.03", &["--job", "2/2"]);

@@ -2,6 +2,7 @@
 
 pub mod hub;
 pub mod plugins;
+pub mod s3;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
