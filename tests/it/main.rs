@@ -6,6 +6,7 @@ mod hostile;
 mod hub;
 mod kill;
 mod linked;
+mod live;
 mod model;
 mod pipeline;
 mod plugins;

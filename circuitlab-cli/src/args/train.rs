@@ -8,8 +8,20 @@ use clap::Args;
 #[derive(Debug, Args)]
 pub struct TrainArgs {
     /// The cache to train on: a folder, or a URL such as `s3://bucket/cache`.
-    #[arg(long, value_name = "CACHE")]
-    pub cache: PathBuf,
+    #[arg(long, value_name = "CACHE", conflicts_with_all = ["model", "text"])]
+    pub cache: Option<PathBuf>,
+    /// In place of a cache: a model (a folder, or `hf:ORG/NAME[@REVISION]`) whose activations are made as they are needed.
+    #[arg(long, value_name = "DIR|hf:ORG/NAME", requires = "text")]
+    pub model: Option<String>,
+    /// The text for `--model`: files, folders, patterns. `--set activations.settings.KEY=VALUE` takes all settings of `cache`.
+    #[arg(long, num_args = 1.., value_name = "PATH", requires = "model")]
+    pub text: Vec<PathBuf>,
+    /// The part of each file that is read, as shares of its bytes, such as `0..0.95`.
+    #[arg(long, value_name = "FROM..TO", requires = "model")]
+    pub range: Option<String>,
+    /// Positions of a context, BOS included.
+    #[arg(long, value_name = "TOKENS", requires = "model")]
+    pub context: Option<usize>,
     /// The run folder to make.
     #[arg(long, value_name = "RUN")]
     pub out: PathBuf,

@@ -110,7 +110,7 @@ fn train(out: &Path, context: &Context) -> anyhow::Result<()> {
     let resume = run.exists();
     let request = TrainRequest {
         registry: &context.registry,
-        cache: &cache,
+        cache: Some(&cache),
         out: &run,
         config: if resume { None } else { Some(config) },
         resume,

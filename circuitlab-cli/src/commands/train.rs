@@ -15,7 +15,7 @@ pub(super) fn run(args: &TrainArgs, context: &Context) -> anyhow::Result<()> {
     let config = if args.resume && plain { None } else { Some(config(args)?) };
     let request = TrainRequest {
         registry: &context.registry,
-        cache: &args.cache,
+        cache: args.cache.as_deref(),
         out: &args.out,
         config,
         resume: args.resume,
@@ -46,7 +46,16 @@ fn overrides(args: &TrainArgs) -> Vec<String> {
     let named = flags.into_iter().filter_map(|(key, name)| name.as_ref().map(|name| format!("{key}={name}")));
     // A list of texts in JSON is one in TOML too.
     let sinks = (!args.sink.is_empty()).then(|| format!("metrics.sinks={}", json!(args.sink)));
-    named.chain(sinks).chain(args.set.iter().cloned()).collect()
+    named.chain(sinks).chain(activations(args)).chain(args.set.iter().cloned()).collect()
+}
+
+/// The flags that stand for a model and text in place of a cache.
+fn activations(args: &TrainArgs) -> Vec<String> {
+    let Some(model) = &args.model else { return Vec::new() };
+    let mut settings = vec![format!("activations.model={}", json!(model)), format!("activations.text={}", json!(args.text))];
+    settings.extend(args.range.as_ref().map(|range| format!("activations.settings.range={}", json!(range))));
+    settings.extend(args.context.map(|context| format!("activations.settings.context={context}")));
+    settings
 }
 
 fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {

@@ -99,16 +99,7 @@ impl Rows {
     pub(super) fn encode(&self, plan: &Plan) -> Result<Vec<(Vec<u8>, Statistics)>> {
         let blocks = self.values.par_iter().enumerate().map(|(block, values)| {
             let point = self.point(plan, block);
-            if let Some(wrong) = values.iter().position(|value| !value.is_finite()) {
-                let row = wrong / self.shape.width;
-                let (document, position) = (self.index.documents[row], self.index.positions[row]);
-                return Err(Error::Invalid(format!(
-                    "chunk {}: the model gave {} at `{point}`, document {document}, position {position}, dimension {}",
-                    self.chunk,
-                    values[wrong],
-                    wrong % self.shape.width
-                )));
-            }
+            self.check(plan, block)?;
             let encoded = plan.codec().encode(values, self.shape);
             let encoded = encoded.map_err(|error| Error::Invalid(format!("chunk {}, `{point}`: {error}", self.chunk)))?;
             if block == 0 {
@@ -118,6 +109,30 @@ impl Rows {
             Ok((encoded, Statistics::of_rows(values, self.shape.width)))
         });
         blocks.collect()
+    }
+
+    /// The values of layer 0's inputs and outputs, of layer 1's, ...: `[rows * d_model]` each.
+    ///
+    /// # Errors
+    /// Values that are not finite.
+    pub(super) fn into_blocks(self, plan: &Plan) -> Result<Vec<Vec<f32>>> {
+        (0..self.values.len()).try_for_each(|block| self.check(plan, block))?;
+        Ok(self.values)
+    }
+
+    /// Names the first value of a block that is not finite.
+    fn check(&self, plan: &Plan, block: usize) -> Result<()> {
+        let values = &self.values[block];
+        let Some(wrong) = values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+        let row = wrong / self.shape.width;
+        let (document, position) = (self.index.documents[row], self.index.positions[row]);
+        let point = self.point(plan, block);
+        Err(Error::Invalid(format!(
+            "chunk {}: the model gave {} at `{point}`, document {document}, position {position}, dimension {}",
+            self.chunk,
+            values[wrong],
+            wrong % self.shape.width
+        )))
     }
 
     fn point(&self, plan: &Plan, block: usize) -> HookPoint {

@@ -17,6 +17,7 @@ use tch::Device;
 use super::memory::{Memory, numbers};
 use super::open::{Cache, Normalisation};
 use super::pool::Pool;
+use super::rows::Rows;
 use super::sampler::{Sampler, SamplerState};
 use super::window::{LoadedWindow, Scales};
 use crate::{Error, Result};
@@ -75,22 +76,23 @@ impl Loader {
     ///
     /// # Errors
     /// Batches without rows for some rank, factors of another number of layers, and a cache without rows.
-    pub fn start(cache: Arc<Cache>, state: SamplerState, options: &LoaderOptions) -> Result<Self> {
+    pub fn start(rows: impl Into<Rows>, state: SamplerState, options: &LoaderOptions) -> Result<Self> {
+        let source = rows.into();
         let LoaderOptions { batch_rows, window_chunks, normalisation, share, pinned } = options;
-        let layers = cache.identity().layers;
+        let layers = source.identity().layers;
         if (normalisation.input_scales.len(), normalisation.target_scales.len()) != (layers, layers) {
             return Err(Error::Invalid(format!("the normalisation is not of the cache's {layers} layers")));
         }
         if *batch_rows < share.size.max(1) || share.rank >= share.size {
             return Err(Error::Invalid(format!("a batch of {batch_rows} rows has none for rank {} of {}", share.rank, share.size)));
         }
-        let sampler = Sampler::new(cache.chunk_rows(), *window_chunks)?;
+        let sampler = Sampler::new(source.chunk_rows(), *window_chunks)?;
         let rows = share.share(*batch_rows);
         let stopped = Arc::new(AtomicBool::new(false));
         let (window_sender, windows) = sync_channel(0);
         let (batch_sender, ready) = sync_channel(READY_BATCHES);
         let (used, returned) = channel();
-        let shape = [rows.len() as i64, layers as i64, cache.identity().d_model as i64];
+        let shape = [rows.len() as i64, layers as i64, source.identity().d_model as i64];
         let assembler = Assembler {
             place: Some(state.drawn_rows % sampler.rows()),
             current: None,
@@ -98,12 +100,12 @@ impl Loader {
             batch_rows: *batch_rows as u64,
             share: rows.start as u64..rows.end as u64,
             scales: Scales::new(normalisation),
-            row_length: layers * cache.identity().d_model,
+            row_length: layers * source.identity().d_model,
             memory: Memory::new(shape, *pinned, returned),
         };
         let flag = Arc::clone(&stopped);
         let read = thread::Builder::new().name("cache-read".to_owned()).spawn(move || {
-            let done = catch_panic("cache loader", || read_windows(&cache, &sampler, state, &flag, &window_sender));
+            let done = catch_panic("cache loader", || read_windows(&source, &sampler, state, &flag, &window_sender));
             done.unwrap_or_else(|error| drop(window_sender.send(Err(error))));
         });
         let assemble = thread::Builder::new().name("cache-batch".to_owned()).spawn(move || {
@@ -149,7 +151,7 @@ impl Drop for Loader {
 
 /// Sends windows until nobody takes them.
 fn read_windows(
-    cache: &Arc<Cache>,
+    source: &Rows,
     sampler: &Sampler,
     state: SamplerState,
     stopped: &AtomicBool,
@@ -158,7 +160,7 @@ fn read_windows(
     let pool = Arc::new(Pool::default());
     for window in sampler.windows_from(state) {
         let order = sampler.order(state.seed, &window);
-        let Some(read) = LoadedWindow::read(cache, window, order, &pool, || stopped.load(Ordering::Relaxed))? else {
+        let Some(read) = LoadedWindow::read(source, window, order, &pool, || stopped.load(Ordering::Relaxed))? else {
             break;
         };
         if windows.send(Ok(read)).is_err() {

@@ -35,6 +35,16 @@ pub struct Normalisation {
     pub target_scales: Vec<f64>,
 }
 
+impl Normalisation {
+    /// The factors `sqrt(d_model) / mean norm` of each layer; 1 for a layer of zeros.
+    pub fn of(d_model: usize, inputs: &[Statistics], targets: &[Statistics]) -> Self {
+        let root = (d_model as f64).sqrt();
+        let scales =
+            |layers: &[Statistics]| layers.iter().map(|layer| if layer.mean_norm > 0.0 { root / layer.mean_norm } else { 1.0 }).collect();
+        Self { input_scales: scales(inputs), target_scales: scales(targets) }
+    }
+}
+
 impl Cache {
     /// Opens a cache and joins its parts; no chunk is read.
     ///
@@ -161,11 +171,8 @@ impl Cache {
         ChunkReader::open(part, entry, self.identity.layers, self.identity.d_model, &self.codec)
     }
 
-    /// The factors `sqrt(d_model) / mean norm` of each layer; 1 for a layer of zeros.
+    /// The factors of each layer.
     pub fn normalisation(&self) -> Normalisation {
-        let root = (self.identity.d_model as f64).sqrt();
-        let scales =
-            |layers: &[Statistics]| layers.iter().map(|layer| if layer.mean_norm > 0.0 { root / layer.mean_norm } else { 1.0 }).collect();
-        Normalisation { input_scales: scales(&self.inputs), target_scales: scales(&self.targets) }
+        Normalisation::of(self.identity.d_model, &self.inputs, &self.targets)
     }
 }

@@ -146,6 +146,11 @@ impl Plan {
         (places.start..places.end.min(self.text.len())).map(|place| self.context(place))
     }
 
+    /// How many rows a chunk has.
+    pub(super) fn chunk_rows(&self, chunk: usize) -> u64 {
+        self.chunk(chunk).map(|context| self.kept_rows(&context)).sum()
+    }
+
     /// The order of the rows of a chunk.
     pub(super) fn row_order(&self, chunk: usize, rows: usize) -> Permutation {
         let number = (self.share.job() as u64) << 32 | chunk as u64;

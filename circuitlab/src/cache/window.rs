@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::chunk::Side;
 use super::open::{Cache, Normalisation};
 use super::pool::Pool;
+use super::rows::Rows;
 use super::sampler::Window;
 use crate::{Error, Result};
 
@@ -20,7 +21,6 @@ use crate::{Error, Result};
 pub(super) struct LoadedWindow {
     pub(super) window: Window,
     pub(super) order: Permutation,
-    cache: Arc<Cache>,
     chunks: Vec<LoadedChunk>,
     pool: Arc<Pool>,
 }
@@ -33,8 +33,8 @@ struct LoadedChunk {
 
 /// Inputs and outputs of layer 0, of layer 1, ...
 enum Blocks {
-    /// What `decode_rows` of the chain takes.
-    Encoded(Vec<Vec<u8>>),
+    /// What `decode_rows` of the cache's chain takes.
+    Encoded(Arc<Cache>, Vec<Vec<u8>>),
     /// `[rows * d_model]` each.
     Decoded(Vec<Vec<f32>>),
 }
@@ -55,7 +55,7 @@ impl Scales {
 impl LoadedWindow {
     /// Reads all chunks; `stopped` is asked between them and gives nothing when it says so.
     pub(super) fn read(
-        cache: &Arc<Cache>,
+        source: &Rows,
         window: Window,
         order: Permutation,
         pool: &Arc<Pool>,
@@ -63,12 +63,12 @@ impl LoadedWindow {
     ) -> Result<Option<Self>> {
         // Made first, so that its drop gives the memory of half a window back too.
         let chunks = Vec::with_capacity(window.chunks.len());
-        let mut read = Self { window, order, cache: Arc::clone(cache), chunks, pool: Arc::clone(pool) };
+        let mut read = Self { window, order, chunks, pool: Arc::clone(pool) };
         for number in read.window.chunks.clone() {
             if stopped() {
                 return Ok(None);
             }
-            read.chunks.push(LoadedChunk::read(cache, number, pool)?);
+            read.chunks.push(LoadedChunk::load(source, number, pool)?);
         }
         Ok(Some(read))
     }
@@ -83,8 +83,8 @@ impl LoadedWindow {
         rows.with_min_len(16).try_for_each(|(number, (inputs, targets))| {
             let place = self.order.at(places.start + number as u64) as usize;
             let (chunk, row) = self.find(place).ok_or_else(|| Error::Invalid(format!("the window has no row {place}")))?;
-            self.decode(chunk, row, Side::Inputs, &scales.inputs, inputs)?;
-            self.decode(chunk, row, Side::Targets, &scales.targets, targets)
+            chunk.decode(row, Side::Inputs, &scales.inputs, inputs)?;
+            chunk.decode(row, Side::Targets, &scales.targets, targets)
         })
     }
 
@@ -98,16 +98,18 @@ impl LoadedWindow {
         }
         None
     }
+}
 
+impl LoadedChunk {
     /// One side of one row: `[layer, d_model]`.
-    fn decode(&self, chunk: &LoadedChunk, row: usize, side: Side, scales: &[f32], to: &mut [f32]) -> Result<()> {
-        let width = chunk.shape.width;
+    fn decode(&self, row: usize, side: Side, scales: &[f32], to: &mut [f32]) -> Result<()> {
+        let width = self.shape.width;
         for (layer, (to, scale)) in to.chunks_exact_mut(width.max(1)).zip(scales).enumerate() {
             let block = 2 * layer + usize::from(side == Side::Targets);
-            match &chunk.blocks {
-                Blocks::Encoded(blocks) => {
-                    let decoded = self.cache.codec().decode_rows(&blocks[block], chunk.shape, row, to);
-                    decoded.map_err(|error| self.damage(chunk, block, &error))?;
+            match &self.blocks {
+                Blocks::Encoded(cache, blocks) => {
+                    let decoded = cache.codec().decode_rows(&blocks[block], self.shape, row, to);
+                    decoded.map_err(|error| self.damage(cache, block, &error))?;
                 }
                 Blocks::Decoded(blocks) => to.copy_from_slice(&blocks[block][row * width..(row + 1) * width]),
             }
@@ -118,21 +120,29 @@ impl LoadedWindow {
         Ok(())
     }
 
-    fn damage(&self, chunk: &LoadedChunk, block: usize, error: &circuitlab_core::Error) -> Error {
-        match self.cache.chunk(chunk.number) {
+    fn damage(&self, cache: &Cache, block: usize, error: &circuitlab_core::Error) -> Error {
+        match cache.chunk(self.number) {
             Ok(reader) => reader.of_block(block, error),
             Err(error) => error,
         }
     }
-}
 
-impl LoadedChunk {
-    fn read(cache: &Cache, number: usize, pool: &Pool) -> Result<Self> {
+    fn load(source: &Rows, number: usize, pool: &Pool) -> Result<Self> {
+        match source {
+            Rows::Cached(cache) => Self::read(cache, number, pool),
+            Rows::Made(made) => {
+                let (shape, blocks) = made.chunk(number)?;
+                Ok(Self { number, shape, blocks: Blocks::Decoded(blocks) })
+            }
+        }
+    }
+
+    fn read(cache: &Arc<Cache>, number: usize, pool: &Pool) -> Result<Self> {
         let reader = cache.chunk(number)?;
         let shape = reader.shape();
         let blocks = reader.unpacked(pool)?;
         if cache.codec().has_row_access() {
-            return Ok(Self { number, shape, blocks: Blocks::Encoded(blocks) });
+            return Ok(Self { number, shape, blocks: Blocks::Encoded(Arc::clone(cache), blocks) });
         }
         let values = shape.values()?;
         let decoded = blocks.into_par_iter().enumerate().map(|(block, bytes)| {
@@ -148,7 +158,7 @@ impl LoadedChunk {
 impl Drop for LoadedWindow {
     fn drop(&mut self) {
         for chunk in self.chunks.drain(..) {
-            if let Blocks::Encoded(blocks) = chunk.blocks {
+            if let Blocks::Encoded(_, blocks) = chunk.blocks {
                 for block in blocks {
                     self.pool.give_back(block);
                 }

@@ -1,10 +1,13 @@
 //! The config of a training run. Every field has a default; `config.toml` in a run folder holds all
 //! that are set, those of the plugins included.
 
+use std::path::PathBuf;
+
 use circuitlab_core::config::{DeviceName, FloatKind};
 use circuitlab_core::{Kind, PenaltyWeights, Spec};
 use serde::{Deserialize, Serialize};
 
+use crate::cache::CacheConfig;
 use crate::plugins::PluginsConfig;
 use crate::{Error, Result};
 
@@ -30,6 +33,9 @@ pub struct TrainConfig {
     pub schedule: ScheduleConfig,
     /// Batches.
     pub data: DataConfig,
+    /// A model and text that make rows as they are needed, for runs without a cache. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activations: Option<ActivationsConfig>,
     /// The start.
     pub init: InitConfig,
     /// What is written down, and when.
@@ -54,6 +60,7 @@ impl Default for TrainConfig {
             optimiser: OptimiserConfig::default(),
             schedule: ScheduleConfig::default(),
             data: DataConfig::default(),
+            activations: None,
             init: InitConfig::default(),
             metrics: MetricsConfig::default(),
             checkpoint: CheckpointConfig::default(),
@@ -61,6 +68,28 @@ impl Default for TrainConfig {
             plugins: PluginsConfig::default(),
         }
     }
+}
+
+/// Activations that are made as they are needed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActivationsConfig {
+    /// Folder of a Hugging Face model, or `hf:ORG/NAME[@REVISION]`.
+    pub model: String,
+    /// Text files, folders of them, patterns, or data sets of the hub.
+    pub text: Vec<PathBuf>,
+    /// Where the model runs. Default: `cpu`.
+    #[serde(default)]
+    pub device: DeviceName,
+    /// What the model computes in. Default: `f32`.
+    #[serde(default)]
+    pub dtype: FloatKind,
+    /// Whether the model's attention is sparse. Default: no.
+    #[serde(default)]
+    pub attention_gate: bool,
+    /// Everything that a cache's config says, but for its codec, which is not used.
+    #[serde(default)]
+    pub settings: CacheConfig,
 }
 
 /// How many features a layer has.

@@ -7,12 +7,13 @@ mod optimiser;
 mod pace;
 mod plan;
 mod schedule;
+mod source;
 mod state;
 mod trainer;
 
 pub use config::{
-    CheckpointConfig, ComputeConfig, DataConfig, InitConfig, MetricsConfig, OptimiserConfig, ScheduleConfig, SizeConfig, SparsityConfig,
-    TrainConfig,
+    ActivationsConfig, CheckpointConfig, ComputeConfig, DataConfig, InitConfig, MetricsConfig, OptimiserConfig, ScheduleConfig, SizeConfig,
+    SparsityConfig, TrainConfig,
 };
 pub use metrics::{Interval, StepMetrics};
 pub use optimiser::{Adam, clip_by_global_norm};

@@ -4,10 +4,10 @@ use serde::Serialize;
 
 use super::config::TrainConfig;
 use super::schedule::Schedule;
+use super::source;
 use super::state::Parts;
 use super::trainer::{TrainRequest, resolve};
 use crate::Result;
-use crate::cache::Cache;
 
 /// The cost of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -35,9 +35,9 @@ pub struct Plan {
 /// Those of [`train`](super::train).
 pub fn plan(request: &TrainRequest<'_>) -> Result<Plan> {
     let config = resolve(request)?;
-    let cache = Cache::open(request.cache, request.registry)?;
-    let schedule = Schedule::new(&config, cache.rows())?;
-    let Parts { transcoder, activation, dims, .. } = Parts::build(request.registry, &config, &cache)?;
+    let source = source::open(request, &config)?;
+    let schedule = Schedule::new(&config, source.count())?;
+    let Parts { transcoder, activation, dims, .. } = Parts::build(request.registry, &config, &source)?;
     let shapes = transcoder.parameters(dims, &*activation)?;
     let parameters: u64 = shapes.iter().map(|spec| spec.shape.iter().product::<i64>().unsigned_abs()).sum();
     let value_bytes = tch::Kind::from(config.compute.dtype).elt_size_in_bytes() as u64;
@@ -45,7 +45,7 @@ pub fn plan(request: &TrainRequest<'_>) -> Result<Plan> {
     // Pre-activations, activations and their gradients, of all layers at once.
     let activations = 3 * batch_rows * dims.layers as u64 * dims.d_features as u64;
     // One window of chunks is read while another is trained on.
-    let windows = 2 * cache.window_bytes(config.data.window_chunks);
+    let windows = 2 * source.window_bytes(config.data.window_chunks);
     // Per source layer: the encoder's product and its gradient, and for each target layer the decoder's and its two gradients.
     let products =
         (0..dims.layers).map(|source| Ok(2 + 3 * transcoder.targets(dims, source)?.len())).sum::<circuitlab_core::Result<usize>>()?;

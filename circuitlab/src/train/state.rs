@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::checkpoint::{self, SavedState};
 use super::config::{OptimiserConfig, TrainConfig};
 use super::optimiser::Adam;
-use crate::cache::Cache;
+use crate::cache::Rows;
 use crate::saved::SavedActivation;
 use crate::sink::Sinks;
 use crate::{Error, Result};
@@ -30,8 +30,8 @@ const MOST_NUMBERS: u128 = 1 << 42;
 
 impl Parts {
     /// Looks the plugins up and checks the sizes, and that they go together.
-    pub(super) fn build(registry: &Registry, config: &TrainConfig, cache: &Cache) -> Result<Self> {
-        let origin = cache.identity();
+    pub(super) fn build(registry: &Registry, config: &TrainConfig, rows: &Rows) -> Result<Self> {
+        let origin = rows.identity();
         let dims = Dims { layers: origin.layers, d_model: origin.d_model, d_features: config.size.features(origin.d_model)? };
         let product = |factors: &[usize]| factors.iter().fold(1_u128, |product, factor| product.saturating_mul(*factor as u128));
         for (what, numbers) in [

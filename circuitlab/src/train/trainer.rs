@@ -1,7 +1,6 @@
 //! The training loop.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use circuitlab_core::error::catch_panic;
@@ -14,8 +13,9 @@ use super::metrics::{Interval, StepMetrics};
 use super::optimiser::clip_by_global_norm;
 use super::pace::Pace;
 use super::schedule::Schedule;
+use super::source;
 use super::state::{Parts, TrainState, placement};
-use crate::cache::{Cache, Loader, LoaderOptions, Normalisation, SamplerState, is_url};
+use crate::cache::{Loader, LoaderOptions, Normalisation, Rows, SamplerState, is_url};
 use crate::run::{Origin, RunFolder};
 use crate::saved::{self, Card, Provenance, SavedActivation};
 use crate::sink::{Record, Sinks, jsonl, names};
@@ -26,8 +26,8 @@ use crate::{Error, Progress, Result, config, plugins};
 pub struct TrainRequest<'a> {
     /// Where plugins are looked up.
     pub registry: &'a Registry,
-    /// The cache to train on.
-    pub cache: &'a Path,
+    /// The cache to train on; without one, the config's `activations` say what makes the rows.
+    pub cache: Option<&'a Path>,
     /// The run folder.
     pub out: &'a Path,
     /// The config; when resuming, the run's own unless one is given, which must then be the same.
@@ -75,19 +75,19 @@ pub fn train(request: &TrainRequest<'_>) -> Result<TrainSummary> {
         return finished(request.out);
     }
     crate::device::set_threads(config.compute.threads)?;
-    let cache = Arc::new(Cache::open(request.cache, request.registry)?);
+    let rows = source::open(request, &config)?;
     if !continues {
-        config.plugins = plugins::libraries_of(request.registry, config.plugin_names().chain(cache.plugin_names()));
+        config.plugins = plugins::libraries_of(request.registry, config.plugin_names().chain(rows.plugin_names()));
     }
-    let schedule = Schedule::new(&config, cache.rows())?;
-    let parts = Parts::build(request.registry, &config, &cache)?;
+    let schedule = Schedule::new(&config, rows.count())?;
+    let parts = Parts::build(request.registry, &config, &rows)?;
     let providers = request.registry.providers(config.plugin_names())?;
-    let origin = Origin { cache: cache.digest(), version: env!("CARGO_PKG_VERSION").to_owned(), providers };
+    let origin = Origin { cache: rows.digest(), version: env!("CARGO_PKG_VERSION").to_owned(), providers };
     let run = if continues { go_on(request, &origin)? } else { RunFolder::create(request.out, &config::to_toml(&config)?, &origin)? };
     let mut stepped = continues;
     let outcome = tch::no_grad(|| {
         catch_panic("training", || {
-            let trainer = Trainer::start(request, config, cache, schedule, parts, run, continues)?;
+            let trainer = Trainer::start(request, config, rows, schedule, parts, run, continues)?;
             trainer.run(&mut stepped)
         })
     });
@@ -109,7 +109,8 @@ fn go_on(request: &TrainRequest<'_>, origin: &Origin) -> Result<RunFolder> {
     if known == origin.cache {
         return Ok(run);
     }
-    let what = format!("run `{}` was started on another cache than `{}`", request.out.display(), request.cache.display());
+    let now = request.cache.map_or_else(|| "that of its own `activations`".to_owned(), |cache| format!("`{}`", cache.display()));
+    let what = format!("run `{}` was started on another cache than {now}", request.out.display());
     Err(Error::mismatch(what, known, &origin.cache))
 }
 
@@ -178,13 +179,14 @@ fn complete(mut config: TrainConfig, registry: &Registry) -> Result<TrainConfig>
     for sink in &mut config.metrics.sinks {
         *sink = registry.complete::<dyn MetricSink>(sink)?;
     }
+    config.activations = config.activations.map(source::placed);
     Ok(config)
 }
 
 struct Trainer<'a> {
     request: &'a TrainRequest<'a>,
     config: TrainConfig,
-    cache: Arc<Cache>,
+    rows: Rows,
     normalisation: Normalisation,
     schedule: Schedule,
     parts: Parts,
@@ -197,13 +199,13 @@ impl<'a> Trainer<'a> {
     fn start(
         request: &'a TrainRequest<'a>,
         config: TrainConfig,
-        cache: Arc<Cache>,
+        rows: Rows,
         schedule: Schedule,
         mut parts: Parts,
         mut run: RunFolder,
         continues: bool,
     ) -> Result<Self> {
-        let normalisation = cache.normalisation();
+        let normalisation = rows.normalisation();
         let fresh = SamplerState { seed: config.seed, drawn_rows: 0 };
         let newest = checkpoint::newest(&run.checkpoints())?;
         let (state, sampler) = if let Some(folder) = &newest {
@@ -211,8 +213,8 @@ impl<'a> Trainer<'a> {
             run.log(&format!("continues from {}", folder.display()))?;
             (state, saved.sampler)
         } else {
-            let rows = first_rows(&cache, &config, &normalisation)?;
-            (TrainState::start(&parts, &config, &rows)?, fresh)
+            let first = first_rows(&rows, &config, &normalisation)?;
+            (TrainState::start(&parts, &config, &first)?, fresh)
         };
         // A run that was killed before its first checkpoint may have figures too: those of all steps are made again.
         parts.sinks.open(run.path(), continues.then_some(state.step))?;
@@ -227,7 +229,7 @@ impl<'a> Trainer<'a> {
             parts.dims.d_features,
             state.params.count()
         ))?;
-        Ok(Self { request, config, cache, normalisation, schedule, parts, run, state, sampler })
+        Ok(Self { request, config, rows, normalisation, schedule, parts, run, state, sampler })
     }
 
     /// Trains to the end; `stepped` is set once there is a step that would be lost with the run folder.
@@ -263,7 +265,7 @@ impl<'a> Trainer<'a> {
 
     fn loader(&self) -> Result<Loader> {
         let options = loader_options(&self.config, &self.normalisation).with_share(self.parts.strategy.mesh().data);
-        Loader::start(Arc::clone(&self.cache), self.sampler, &options)
+        Loader::start(self.rows.clone(), self.sampler, &options)
     }
 
     /// One optimiser step.
@@ -320,7 +322,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn card(&self) -> Result<Card> {
-        let origin = self.cache.identity();
+        let origin = self.rows.identity();
         let (activation, k) = self.parts.saved_as.keys();
         let SavedActivation { spec, trained_with } = self.parts.saved_as.clone();
         let needed = [(Kind::Transcoder, self.config.transcoder.name.as_str()), (Kind::Activation, spec.name.as_str())];
@@ -367,11 +369,11 @@ impl<'a> Trainer<'a> {
 }
 
 /// The first rows of the run, `[rows, layer, d_model]`: those that the encoder biases are set from. They are trained on too.
-fn first_rows(cache: &Arc<Cache>, config: &TrainConfig, normalisation: &Normalisation) -> Result<Tensor> {
-    let rows = config.init.rows.min(usize::try_from(cache.rows()).unwrap_or(usize::MAX));
+fn first_rows(source: &Rows, config: &TrainConfig, normalisation: &Normalisation) -> Result<Tensor> {
+    let rows = config.init.rows.min(usize::try_from(source.count()).unwrap_or(usize::MAX));
     let state = SamplerState { seed: config.seed, drawn_rows: 0 };
     let options = LoaderOptions { batch_rows: rows, ..loader_options(config, normalisation) };
-    let mut loader = Loader::start(Arc::clone(cache), state, &options)?;
+    let mut loader = Loader::start(source.clone(), state, &options)?;
     Ok(to_device(&loader.next()?.batch, config).inputs)
 }
 
