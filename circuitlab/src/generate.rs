@@ -61,7 +61,8 @@ impl Sampling {
                 .take_while(|weight| {
                     let before = reached;
                     reached += **weight;
-                    before < share * total
+                    // A share that is reached but for rounding is reached.
+                    before < share * total * (1.0 - 1e-12)
                 })
                 .count(),
         };
