@@ -1,8 +1,8 @@
 //! What `int8` and `int4` share: integers of a few bits, and a scale for every few values of a row.
 //!
-//! A block of neighbours `v` of one row shares the scale `s = max|v| / q` with `q` the largest integer; `v` becomes
-//! `round(v / s)` and comes back as `s` times that, so it is off by at most `s / 2`. Encoded: all scales (bfloat16, row by row),
-//! then all integers.
+//! A block of neighbours `v` of one row shares the scale `s = max|v| / q` with `q` the largest integer; what an integer stands for, in
+//! scales, is the codec's own affair: itself for `int4`, whose values are off by at most `s / 2`. Encoded: all scales (bfloat16, row by
+//! row), then all integers.
 //!
 //! A scale is rounded up to the next bfloat16, which makes it less than 1/128 larger and saves two bytes a block: with 64 values of 8
 //! bits a block, 1.031 bytes a value and not 1.063.
@@ -30,11 +30,17 @@ pub trait Integers: Debug + Copy + Send + Sync + 'static {
     /// The bytes that this many integers take.
     fn bytes(values: usize) -> usize;
 
-    /// Writes `round(value / scale)` of each value, by `nearest`.
+    /// Writes the integer of each value.
     fn write(values: &[f32], scale: f32, bytes: &mut [u8]);
 
-    /// Gives each integer times the scale, by `restored`.
+    /// Gives what each integer stands for, which is finite.
     fn read(bytes: &[u8], scale: f32, values: &mut [f32]);
+
+    /// How far a value may be off, but for the rounding of floats.
+    fn bound(_value: f32, scale: f32) -> f32 {
+        // Half a step; the quotient rounds too.
+        scale * 0.500_01
+    }
 }
 
 /// Symmetric quantisation with a scale for each block of a row.
@@ -153,8 +159,8 @@ impl<I: Integers> ActivationCodec for Scaled<I> {
         for row in values.chunks(shape.width.max(1)) {
             for block in row.chunks(self.block) {
                 let scale = scale_of::<I>(block).unwrap_or(f32::INFINITY);
-                // Half a step; the quotient and the product round too; and the sign of zero is not kept.
-                bounds.extend(block.iter().map(|value| scale * 0.500_01 + value.abs() * f32::EPSILON + f32::from_bits(1)));
+                // The product rounds too, and the sign of zero is not kept.
+                bounds.extend(block.iter().map(|value| I::bound(*value, scale) + value.abs() * 4.0 * f32::EPSILON + f32::from_bits(1)));
             }
         }
         Ok(bounds)
@@ -182,7 +188,7 @@ fn scale_of<I: Integers>(values: &[f32]) -> Option<f32> {
 
 /// The exponent at which a float's last bit counts ones: adding it rounds to the nearest integer (ties to even), whose
 /// two's complement then stands in the lowest bits. Unlike `f32::round`, every x86-64 vector unit does it.
-const ROUND: f32 = 12_582_912.0;
+pub(super) const ROUND: f32 = 12_582_912.0;
 
 /// `value / scale` as the nearest integer, in two's complement.
 #[inline]
