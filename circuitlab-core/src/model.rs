@@ -86,6 +86,9 @@ pub struct ModelInfo {
     pub bos: Option<u32>,
     /// The token that ends a text, where the config names one.
     pub eos: Option<u32>,
+    /// All tokens that end a text, [`eos`](Self::eos) among them: chat models end their turns with others.
+    #[serde(default)]
+    pub stops: Vec<u32>,
 }
 
 /// What a model keeps of tokens that it has seen, so that the next ones cost no more than themselves.

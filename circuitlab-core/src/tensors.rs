@@ -80,23 +80,30 @@ impl TensorFile {
             .ok_or_else(|| Error::format(&self.path, format!("tensor `{name}` has the unsupported type {:?}", view.dtype())))?;
         let read = || Tensor::f_from_data_size(view.data(), &shape(&view), stored)?.f_to_device(device)?.f_to_kind(kind.unwrap_or(stored));
         let tensor = read().map_err(|error| Error::format(&self.path, format!("tensor `{name}`: {}", Error::from(error))))?;
-        self.forget(view.data());
+        self.release(view.data());
         Ok(tensor)
     }
 
-    /// Gives back the memory of mapped bytes that have been copied, so that a large file and its copy are not both in memory.
+    /// Gives back the memory of bytes of [`raw`](Self::raw) that have been read, so that a large file is never in memory whole. Others,
+    /// and systems that cannot, are left alone.
+    pub fn release(&self, data: &[u8]) {
+        let first = (data.as_ptr() as usize).wrapping_sub(self.map.as_ptr() as usize);
+        if first.checked_add(data.len()).is_some_and(|end| end <= self.map.len()) {
+            self.drop_pages(first, data.len());
+        }
+    }
+
     #[cfg(unix)]
-    fn forget(&self, data: &[u8]) {
-        let first = data.as_ptr() as usize - self.map.as_ptr() as usize;
+    fn drop_pages(&self, first: usize, length: usize) {
         #[allow(unsafe_code, reason = "dropping pages has no safe form")]
         // SAFETY: the mapping is read only and of a file, so that dropped pages are read again from the file when they are touched.
-        let dropped = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, data.len()) };
+        let dropped = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, length) };
         // Where that fails it costs memory and nothing else.
         drop(dropped);
     }
 
     #[cfg(not(unix))]
-    fn forget(&self, _: &[u8]) {}
+    fn drop_pages(&self, _: usize, _: usize) {}
 
     fn view(&self, name: &str) -> Result<TensorView<'_>> {
         self.parse()?.tensor(name).map_err(|_| {

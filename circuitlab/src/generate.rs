@@ -79,17 +79,29 @@ impl Sampling {
 /// Adds up to `most` tokens to `prompt`, fewer where the model ends the text or its context is full. Gives the added ones, EOS included.
 ///
 /// # Errors
-/// A prompt without tokens, sampling that makes no sense, tokens that the model refuses, and logits that are no numbers.
+/// A prompt without tokens or one that fills the context, sampling that makes no sense, tokens that the model refuses, and logits that are no numbers.
 pub fn generate(model: &dyn LanguageModel, prompt: &[u32], most: usize, sampling: &Sampling) -> Result<Vec<u32>> {
     sampling.check()?;
     if prompt.is_empty() {
         return Err(Error::Invalid(format!("the prompt has no tokens, and the model `{}` has no BOS to begin with", model.info().name)));
     }
-    let room = most.min(model.info().context.saturating_sub(prompt.len()));
+    let context = model.info().context;
+    let room = context.saturating_sub(prompt.len());
+    if room == 0 && most > 0 {
+        let name = &model.info().name;
+        return Err(Error::Invalid(format!(
+            "the prompt has {} tokens, and the model `{name}` reads {context}: there is no room for more",
+            prompt.len()
+        )));
+    }
     let mut past = Past::default();
     let mut next: Vec<i64> = prompt.iter().map(|id| i64::from(*id)).collect();
-    let mut added = Vec::with_capacity(room.min(1 << 16));
-    while added.len() < room {
+    let mut added: Vec<u32> = Vec::new();
+    while added.len() < most {
+        if added.len() == room {
+            tracing::warn!("the text ends with the model's context of {context} tokens");
+            break;
+        }
         let tokens = Tensor::from_slice(&next).f_unsqueeze(0)?;
         let logits = tch::no_grad(|| model.extend(&tokens, &mut past))?.f_get(0)?.f_to_kind(Kind::Double)?;
         let logits: Vec<f64> = Vec::try_from(&logits)?;
@@ -99,7 +111,7 @@ pub fn generate(model: &dyn LanguageModel, prompt: &[u32], most: usize, sampling
             Error::Invalid(format!("the model `{}` gave no logit that is a number at position {place}", model.info().name))
         })?;
         added.push(token as u32);
-        if Some(token as u32) == model.info().eos {
+        if model.info().stops.contains(&(token as u32)) {
             break;
         }
         next = vec![token as i64];

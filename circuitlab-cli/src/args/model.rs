@@ -49,7 +49,7 @@ pub struct GenerateArgs {
     /// Begin the prompt without the model's BOS.
     #[arg(long)]
     pub no_bos: bool,
-    /// Tokens to add at most; the model's EOS ends the text before.
+    /// Tokens to add at most; a token that ends a text ends it before.
     #[arg(long, default_value_t = 64, value_name = "COUNT")]
     pub max_tokens: usize,
     /// What logits are divided by; 0 takes the likeliest token always.

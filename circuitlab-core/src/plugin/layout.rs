@@ -54,7 +54,7 @@ const fn digest() -> u64 {
         PenaltyWeights { lambda, mu, tanh_scale },
         ParameterSpec { name, layer, shape, init, per_feature },
         StepOutput { mse, sparsity, preact, gradients, squared_error, active_rows },
-        ModelInfo { family, name, fingerprint, layers, d_model, heads, vocabulary, context, bos, eos },
+        ModelInfo { family, name, fingerprint, layers, d_model, heads, vocabulary, context, bos, eos, stops },
         Past { tokens, layers },
     );
     hash.0

@@ -90,7 +90,8 @@ fn describe3(config: &ConfigFile) -> Result<Description> {
         true => LayerForm { window, position: LayerPosition::Local },
         false => LayerForm::default(),
     };
-    let caps = SoftCaps { scores: own.attn_logit_softcapping, logits: own.final_logit_softcapping };
+    // Files may name a cap of scores; norms of queries and keys took its place, and it is not applied.
+    let caps = SoftCaps { scores: None, logits: own.final_logit_softcapping };
     let plain = Description {
         layer_forms: slides.iter().map(form).collect(),
         local_rotary: Some(local),

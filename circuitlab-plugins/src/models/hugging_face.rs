@@ -83,21 +83,25 @@ impl ConfigFile {
         }
     }
 
-    /// The token id under `key`; the first where there are several.
+    /// The token ids under `key`, of which there may be none, one or a list.
     ///
     /// # Errors
-    /// A value that is no token id.
-    pub fn token(&self, key: &str) -> Result<Option<u32>> {
-        let value = match self.keys.get(key) {
-            Some(Value::Array(several)) => several.first(),
-            other => other,
+    /// A value that is no token id, or none of a vocabulary of this size.
+    pub fn tokens(&self, key: &str, vocabulary: usize) -> Result<Vec<u32>> {
+        let values = match self.keys.get(key) {
+            None => &[],
+            Some(Value::Array(several)) => several.as_slice(),
+            Some(one) => std::slice::from_ref(one),
         };
-        value
-            .map(|value| {
-                let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-                id.ok_or_else(|| self.wrong(format!("`{key}` is `{value}`; expected a token id")))
-            })
-            .transpose()
+        let id = |value: &Value| {
+            let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+            let id = id.ok_or_else(|| self.wrong(format!("`{key}` is `{value}`; expected a token id")))?;
+            if (id as usize) < vocabulary {
+                return Ok(id);
+            }
+            Err(self.wrong(format!("`{key}` is {id}, and the vocabulary has {vocabulary} tokens")))
+        };
+        values.iter().map(id).collect()
     }
 
     /// The activation function of that name.

@@ -14,6 +14,8 @@ register!(text_source "jsonl" => JsonlConfig, "one JSON object a line (.jsonl), 
 /// A line is held in memory whole, so a file that has no line ends must not be read as one.
 const LONGEST_LINE_BYTES: u64 = 64 << 20;
 
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Config of the text source `jsonl`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -114,6 +116,9 @@ impl Lines {
         let mut line = Vec::new();
         self.read_line(&mut line, LONGEST_LINE_BYTES + 1)?;
         self.number += 1;
+        if self.number == 1 && line.starts_with(BYTE_ORDER_MARK) {
+            line.drain(..BYTE_ORDER_MARK.len());
+        }
         if line.len() as u64 <= LONGEST_LINE_BYTES {
             return Ok((!line.is_empty()).then_some(line));
         }
@@ -197,6 +202,7 @@ mod tests {
         assert_eq!(read(&field("a.b"), r#"{"a": {"b": "deep"}, "b": 1}"#).expect("good"), [Content::from("deep")]);
         let lines = "{\"tokens\": [1, 4294967295]}\n{\"tokens\": []}\n\n{\"tokens\": \"text\"}";
         assert_eq!(read(&field("tokens"), lines).expect("good"), [Content::Tokens(vec![1, u32::MAX]), Content::from("text")]);
+        assert_eq!(read(&field("text"), "\u{feff}{\"text\": \"a\"}").expect("good"), [Content::from("a")]);
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub struct CacheConfig {
     /// full. Default: no, contexts do not cross from one document into the next.
     pub cross_documents: bool,
     /// Shares of the `--text` paths in the tokens of the cache, one for each. As much is used as there is without repeating any, exact to a
-    /// context and within each job. Default: none, everything is used.
+    /// context; every job tokenises the whole text then, to know the shares. Default: none, everything is used.
     pub weights: Option<Vec<f64>>,
     /// The field or column that holds the text, or the ids of documents that are tokens already, in files that have such.
     /// Default: `text`.

@@ -188,9 +188,13 @@ fn damage(part: &Place, entry: &ChunkEntry, identity: &Identity) -> Option<Strin
 
 fn manifests(folder: &Path) -> Result<Vec<(Place, Manifest)>> {
     let mut manifests: Vec<(Place, Manifest)> = Vec::new();
-    for (_, part) in manifest::parts(&Place::new(folder)?)? {
+    for (share, part) in manifest::parts(&Place::new(folder)?)? {
         if Manifest::is_in(&part)? {
             let (manifest, _) = Manifest::load(&part)?;
+            if (manifest.job, manifest.identity.jobs) != (share.job(), share.jobs()) {
+                let message = format!("it is part {} of {}, not what its name says", manifest.job, manifest.identity.jobs);
+                return Err(circuitlab_core::Error::format(part.path(), message).into());
+            }
             if let Some((first, known)) = manifests.first() {
                 let what = format!("part `{}` is of another cache than `{}`", part.path().display(), first.path().display());
                 manifest.identity.agree(&what, &known.identity)?;

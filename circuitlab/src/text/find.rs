@@ -36,7 +36,10 @@ pub fn resolve(registry: &Registry, specs: &[Spec], paths: &[PathBuf], progress:
         } else if path.is_dir() {
             readers.open_below(path, group, &mut files)?;
         } else if path.exists() || !is_pattern(path) {
-            fs::metadata(path).map_err(CoreError::io("read", path))?;
+            // Opening a pipe would wait for whoever writes into it.
+            if !fs::metadata(path).map_err(CoreError::io("read", path))?.is_file() {
+                return Err(CoreError::format(path, "it is no plain file; expected a file, a folder or a pattern").into());
+            }
             files.push(readers.open(path, group)?);
         } else {
             readers.open_fitting(path, group, &mut files)?;

@@ -18,5 +18,6 @@ pub(super) fn model() -> ModelInfo {
         parameters: 0,
         bos: Some(99),
         eos: Some(98),
+        stops: vec![98],
     }
 }

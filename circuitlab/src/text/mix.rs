@@ -2,6 +2,7 @@
 
 use circuitlab_core::random::Permutation;
 
+use super::deal::Deal;
 use super::layout::PackOptions;
 use super::packed::{PackedText, Window};
 use super::spool::SpoolWriter;
@@ -46,6 +47,15 @@ pub(super) fn mix(packed: PackedText, groups: &[usize], options: &PackOptions) -
         }
         tracing::info!(path = group, tokens = have, of = tokens[group], "mixed");
     }
+    let windows = kept.finish()?;
+    Ok(PackedText { windows, ..packed })
+}
+
+/// Every `parts`-th context of a mix: shares of tokens are those of the whole text, so a part has to see all of it first.
+pub(super) fn part_of_mix(packed: PackedText, deal: Deal) -> Result<PackedText> {
+    let mut kept = SpoolWriter::new();
+    let own = packed.windows.as_slice().iter().skip(deal.part as usize).step_by(deal.parts.max(1) as usize);
+    own.copied().try_for_each(|window| kept.extend(&[window]))?;
     let windows = kept.finish()?;
     Ok(PackedText { windows, ..packed })
 }

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use circuitlab_core::{Content, ModelInfo, Piece};
 
-use super::deal::LONG_BYTES;
+use super::deal::{Deal, LONG_BYTES};
 use super::layout::PackOptions;
-use super::mix::mix;
+use super::mix::{mix, part_of_mix};
 use super::packed::PackedText;
 use super::packer::Packer;
 use super::source::SourceFile;
@@ -34,6 +34,10 @@ pub fn pack(
     options: &PackOptions,
     progress: &dyn Progress,
 ) -> Result<PackedText> {
+    // The shares of a mix are those of the whole text.
+    let deal = options.deal;
+    let whole = PackOptions { deal: if options.weights.is_some() { Deal { part: 0, parts: 1, ..deal } } else { deal }, ..options.clone() };
+    let options = &whole;
     let packer = Packer::new(options, model, tokenizer.special())?;
     let mut reading = Reading {
         tokenizer,
@@ -60,9 +64,11 @@ pub fn pack(
         tracing::warn!("{skipped} documents were left out in all; the first {NAMED_SKIPS} are named above");
     }
     let groups = std::mem::take(&mut reading.groups);
-    let packed = PackedText { skipped, ..mix(reading.packer.finish()?, &groups, options)? };
+    let mixed = mix(reading.packer.finish()?, &groups, options)?;
+    let packed = if options.deal == deal { mixed } else { part_of_mix(mixed, deal)? };
+    let packed = PackedText { skipped, ..packed };
     progress.end();
-    if packed.is_empty() && options.deal.parts <= 1 {
+    if packed.is_empty() && deal.parts <= 1 {
         let names: Vec<String> = files.iter().map(|file| format!("`{}`", file.path().display())).collect();
         let range = if options.range.is_all() { String::new() } else { format!(" in the range {}", options.range) };
         return Err(Error::Invalid(format!("there is no context of text{range} in {}", names.join(", "))));
@@ -197,7 +203,6 @@ impl Reading<'_> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::deal::Deal;
     use super::super::fixture::model;
     use super::super::layout::BosPolicy;
     use super::super::packed::{Context, Origin};

@@ -20,6 +20,7 @@ pub(super) fn open(request: &TrainRequest<'_>, config: &TrainConfig) -> Result<R
             cache.display(),
             activations.model
         ))),
+        (None, None) if request.resume => Err(Error::Invalid("the run was started on a cache; name it again by `--cache`".to_owned())),
         (None, None) => Err(Error::Invalid("there is nothing to train on; expected a cache, or a model and text".to_owned())),
     }
 }

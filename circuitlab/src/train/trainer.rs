@@ -164,7 +164,7 @@ pub(super) fn resolve(request: &TrainRequest<'_>) -> Result<TrainConfig> {
     });
     if given.transpose()?.is_some_and(|given| given != own) {
         return Err(Error::Invalid(format!(
-            "a resumed run keeps its own config `{}`, and the one given differs from it; leave --config and --set away",
+            "a resumed run keeps its own config `{}`, and the one given differs from it; leave `--config`, `--set` and the flags that stand for settings (such as `--model`) away",
             path.display()
         )));
     }

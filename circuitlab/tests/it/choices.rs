@@ -101,7 +101,13 @@ fn weights_share_the_tokens_among_the_paths() {
         let tokens = tokens(cache);
         [5, 6].map(|word| tokens.iter().filter(|token| **token == word).count())
     };
-    assert_eq!(share(&cached(&world, &FakeModel::new(), &["a.txt", "b.txt"], "one").expect("builds")), [136, 400]);
+    let one = cached(&world, &FakeModel::new(), &["a.txt", "b.txt"], "one").expect("builds");
+    assert_eq!(share(&one), [136, 400]);
+    // Jobs share what one job would have mixed, whoever's documents they are.
+    for job in ["1/3", "2/3", "3/3"] {
+        world.with_job(&FakeModel::new(), &["a.txt", "b.txt"], "three", job, |job| build(job, &Silent)).expect("builds");
+    }
+    assert_eq!(rows(&world.open("three").expect("whole")), rows(&one));
     world.config.weights = Some(vec![1.0]);
     let error = cached(&world, &FakeModel::new(), &["a.txt", "b.txt"], "two").expect_err("too few").to_string();
     assert!(error.contains("`weights` has not one for each path of text: expected 2, got 1"), "{error}");

@@ -45,6 +45,7 @@ impl FakeModel {
             parameters: 0,
             bos: Some(0),
             eos: None,
+            stops: Vec::new(),
         };
         Self { info, fail_at: None, nan_token: None, loud_token: None, passes: Cell::new(0) }
     }

@@ -1,6 +1,6 @@
 //! Building a transformer from a folder.
 
-use circuitlab_core::{Error, ModelInfo, ModelSource, Result};
+use circuitlab_core::{ModelInfo, ModelSource, Result};
 use serde::Deserialize;
 use tch::Kind;
 
@@ -137,11 +137,7 @@ fn norm(loader: &mut Loader<'_>, site: Site) -> Result<Norm> {
 }
 
 fn info(source: &ModelSource, config: &ConfigFile, description: &Description, fingerprint: String, parameters: u64) -> Result<ModelInfo> {
-    let bos = config.token("bos_token_id")?;
-    if let Some(token) = bos.filter(|token| *token as usize >= description.vocabulary) {
-        let message = format!("`bos_token_id` is {token}, and the vocabulary has {} tokens", description.vocabulary);
-        return Err(Error::format(source.path.join("config.json"), message));
-    }
+    let stops = config.tokens("eos_token_id", description.vocabulary)?;
     Ok(ModelInfo {
         family: config.family.to_owned(),
         name: source.display_name(),
@@ -155,7 +151,8 @@ fn info(source: &ModelSource, config: &ConfigFile, description: &Description, fi
         vocabulary: description.vocabulary,
         context: description.context,
         parameters,
-        bos,
-        eos: config.token("eos_token_id")?,
+        bos: config.tokens("bos_token_id", description.vocabulary)?.first().copied(),
+        eos: stops.first().copied(),
+        stops,
     })
 }

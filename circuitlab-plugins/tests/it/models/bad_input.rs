@@ -94,6 +94,7 @@ fn options_that_are_not_supported_are_named() {
     assert_says(&llama(json!({"hidden_size": "wide"})), &["config.json", "hidden_size"]);
     assert_says(&llama(json!({"hidden_size": null})), &["config.json", "hidden_size"]);
     assert_says(&llama(json!({"bos_token_id": -1})), &["`bos_token_id`", "-1"]);
+    assert_says(&llama(json!({"eos_token_id": [1, 131]})), &["`eos_token_id` is 131, and the vocabulary has 131 tokens"]);
     assert_says(&llama(json!({"model_type": "gpt2"})), &["it is of model family `gpt2`, not `llama`"]);
     assert_says(&configured("gpt2", "gpt2", &json!({"add_cross_attention": true})), &["`add_cross_attention` of `true`"]);
     assert_says(&configured("gpt2", "gpt2", &json!({"n_head": 5})), &["5 heads do not divide the width 48"]);
@@ -138,6 +139,12 @@ fn a_fine_tune_changes_the_fingerprint_and_a_rename_does_not() {
     assert_eq!(print(&first).len(), 64);
     assert_eq!(print(&first), print(&second));
     assert_ne!(print(&first), print(&tuned));
+    let one_weight = Folder::copy_of("llama");
+    one_weight.edit(|named| {
+        let (_, weight) = named.iter_mut().find(|(name, _)| name == "model.layers.1.mlp.down_proj.weight").expect("is there");
+        let _ = weight.get(24).get(40).fill_(0.125);
+    });
+    assert_ne!(print(&first), print(&one_weight));
     second.configure(&json!({"rms_norm_eps": 1e-5}));
     assert_ne!(print(&first), print(&second));
     first.configure(&json!({"transformers_version": "6"}));

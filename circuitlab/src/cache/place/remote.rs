@@ -176,7 +176,13 @@ fn build(scheme: &ObjectStoreScheme, url: &str, retries: usize) -> Result<Arc<dy
     let backoff = BackoffConfig { init_backoff: PAUSE, max_backoff: Duration::from_secs(5), base: 2.0 };
     let retry = RetryConfig { backoff, max_retries: retries, retry_timeout: Duration::from_mins(1) };
     Ok(match scheme {
-        ObjectStoreScheme::AmazonS3 => Arc::new(aws::AmazonS3Builder::from_env().with_url(url).with_retry(retry).build().map_err(Some)?),
+        ObjectStoreScheme::AmazonS3 => {
+            let builder = aws::AmazonS3Builder::from_env().with_url(url).with_retry(retry);
+            // Whoever names an address of plain http means it.
+            let plain = std::env::var("AWS_ENDPOINT_URL").is_ok_and(|endpoint| endpoint.starts_with("http://"));
+            let builder = if plain && std::env::var_os("AWS_ALLOW_HTTP").is_none() { builder.with_allow_http(true) } else { builder };
+            Arc::new(builder.build().map_err(Some)?)
+        }
         ObjectStoreScheme::GoogleCloudStorage => {
             Arc::new(gcp::GoogleCloudStorageBuilder::from_env().with_url(url).with_retry(retry).build().map_err(Some)?)
         }
