@@ -99,7 +99,7 @@ impl RopeKeys {
     fn table(&self, config: &ConfigFile, layers: Option<&str>) -> Result<RopeTable> {
         let read = |value: &Value| typed::read::<RopeTable>(&config.what(), value.clone());
         let new = match (&self.rope_parameters, layers) {
-            (Some(Value::Object(tables)), Some(layers)) if self.is_by_layers() => tables.get(layers).or(None),
+            (Some(Value::Object(tables)), Some(layers)) if self.is_by_layers() => tables.get(layers),
             (table, _) => table.as_ref(),
         };
         match (new, &self.rope_scaling) {
