@@ -43,13 +43,15 @@ impl Sampling {
 
     /// Draws a token; `uniform` is in `[0, 1)`. Nothing where all logits are NaN or there are none.
     fn draw(&self, logits: &[f64], uniform: f64) -> Option<usize> {
-        let mut order: Vec<usize> = (0..logits.len()).filter(|token| !logits[*token].is_nan()).collect();
-        // Stable, so that equals stay in order.
-        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
-        let likeliest = *order.first()?;
+        let numbers = || (0..logits.len()).filter(|token| !logits[*token].is_nan());
+        // The first among equals, without putting a whole vocabulary in order.
+        let likeliest = numbers().reduce(|best, token| if logits[token] > logits[best] { token } else { best })?;
         if self.temperature == 0.0 {
             return Some(likeliest);
         }
+        let mut order: Vec<usize> = numbers().collect();
+        // Stable, so that equals stay in order.
+        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
         order.truncate(self.top_k.unwrap_or(order.len()));
         let weights: Vec<f64> = order.iter().map(|token| ((logits[*token] - logits[likeliest]) / self.temperature).exp()).collect();
         let total: f64 = weights.iter().sum();
