@@ -40,11 +40,12 @@ pub use hooks::{Action, BlockHook, HookPoint, HookVisitor};
 pub use metric::{MetricSink, Record};
 pub use model::{LanguageModel, ModelInfo, ModelSource, Past};
 pub use parallel::{Axis, Mesh, ParallelismStrategy};
-pub use params::{Init, ParameterSpec, Parameters, Update};
+pub use params::{Init, ParameterSpec, Parameters, Precision, Update};
 pub use plugin::{Construct, Kind, Registered, Registration, Registry};
 pub use schemars;
 pub use sparsity::{
-    Activated, ActivationGradients, ActivationParameter, BackwardInput, JumpForm, PenaltyWeights, Scope, SparsityActivation,
+    Activated, ActivationGradients, ActivationParameter, BackwardInput, JumpForm, PenaltyWeights, Scope, SparsityActivation, ThresholdForm,
+    TrainedThreshold,
 };
 pub use tch;
 pub use text::{Content, Documents, Piece, TextInput, TextSource};

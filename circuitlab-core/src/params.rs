@@ -28,6 +28,26 @@ pub enum Update {
     Tracked,
 }
 
+/// What type a parameter is kept in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// At least 32 bits, whatever the run computes in: thresholds and biases, whose steps would vanish in fewer.
+    #[default]
+    Full,
+    /// The type that the run computes in; where that has fewer than 32 bits the optimiser keeps a master copy.
+    Compute,
+}
+
+impl Precision {
+    /// The type of a parameter where a run computes in `kind`.
+    pub fn kind(self, kind: Kind) -> Kind {
+        match (self, kind) {
+            (Self::Full, Kind::BFloat16 | Kind::Half) => Kind::Float,
+            _ => kind,
+        }
+    }
+}
+
 /// One parameter: a tensor whose first axis, where `per_feature`, runs over the features.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParameterSpec {
@@ -43,6 +63,8 @@ pub struct ParameterSpec {
     pub per_feature: bool,
     /// How it changes in a step.
     pub update: Update,
+    /// What type it is kept in.
+    pub precision: Precision,
 }
 
 /// Parameters in a fixed order.
@@ -75,7 +97,7 @@ impl Parameters {
     /// # Errors
     /// libtorch's, when the device has no room.
     pub fn init(specs: Vec<ParameterSpec>, seed: u64, kind: Kind, device: Device) -> Result<Self> {
-        let values = specs.iter().map(|spec| draw(spec, seed, kind, device)).collect::<Result<_>>()?;
+        let values = specs.iter().map(|spec| draw(spec, seed, spec.precision.kind(kind), device)).collect::<Result<_>>()?;
         Self::new(specs, values)
     }
 
@@ -166,7 +188,15 @@ mod tests {
 
     fn spec(rows: i64) -> ParameterSpec {
         let init = Init::Uniform { limit: 0.5 };
-        ParameterSpec { name: "W_enc_0".into(), layer: 0, shape: vec![rows, 3], init, per_feature: true, update: Update::Gradient }
+        ParameterSpec {
+            name: "W_enc_0".into(),
+            layer: 0,
+            shape: vec![rows, 3],
+            init,
+            per_feature: true,
+            update: Update::Gradient,
+            precision: Precision::Compute,
+        }
     }
 
     #[test]

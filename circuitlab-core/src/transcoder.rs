@@ -38,9 +38,27 @@ pub struct StepContext<'a> {
     pub strategy: &'a dyn ParallelismStrategy,
     /// Weights of the penalty terms at this step.
     pub penalty: PenaltyWeights,
+    /// Rows that losses and gradients are a mean over: those of all ranks of the data axis, and of all micro-batches of the step.
+    pub mean_rows: i64,
+    /// Whether this is a later micro-batch of a step: its gradients are added to those that the call before gave. The parameters
+    /// have not changed since then.
+    pub accumulate: bool,
 }
 
-/// What a step gives back. Losses are means over all rows of the batch and sums over all layers and features, on every rank.
+impl<'a> StepContext<'a> {
+    /// A step of one micro-batch with `rows` rows on each rank.
+    pub fn whole(
+        activation: &'a dyn SparsityActivation,
+        strategy: &'a dyn ParallelismStrategy,
+        penalty: PenaltyWeights,
+        rows: i64,
+    ) -> Self {
+        Self { activation, strategy, penalty, mean_rows: rows * strategy.mesh().data.size as i64, accumulate: false }
+    }
+}
+
+/// What a step gives back. Losses are means over `mean_rows` and sums over all layers and features, on every rank; those of the
+/// micro-batches of a step add up.
 #[derive(Debug)]
 pub struct StepOutput {
     /// Squared error, summed over layers and `d_model`: scalar.
@@ -49,8 +67,11 @@ pub struct StepOutput {
     pub sparsity: Tensor,
     /// Pre-activation term, weighted: scalar.
     pub preact: Tensor,
-    /// Gradients in the order of the parameters, of this rank's rows only: the strategy reduces them.
+    /// Gradients in the order of the parameters, of this rank's rows only: the strategy reduces them. At least of 32 bits. They may
+    /// share memory with what the transcoder keeps: the next call may write over them.
     pub gradients: Vec<Tensor>,
+    /// The sum of the squares of each gradient, in the same order, where the step found them on its way.
+    pub gradient_squares: Option<Vec<f64>>,
     /// Squared error of each target layer, summed over this rank's rows: `[layer]`.
     pub squared_error: Tensor,
     /// How many of this rank's rows each feature fired on, float: `[layer, d_features]`.
@@ -87,7 +108,8 @@ pub trait Transcoder: Debug + Send {
     /// Shapes that do not fit, or a rate outside 0..1.
     fn calibrate(&self, params: &mut Parameters, activation: &dyn SparsityActivation, inputs: &Tensor, rate: f64) -> Result<()>;
 
-    /// Losses and gradients of one batch.
+    /// Losses and gradients of one batch, or micro-batch. It changes no parameter; what it keeps from call to call is memory, and the
+    /// gradients that later micro-batches are added to.
     ///
     /// # Errors
     /// Shapes that do not fit, and what the strategy returns.

@@ -145,7 +145,7 @@ impl Recording {
         keep_gradients: bool,
     ) -> Result<ReplayedStep> {
         let started = Instant::now();
-        let context = StepContext { activation: &*self.activation, strategy: &*self.strategy, penalty };
+        let context = StepContext::whole(&*self.activation, &*self.strategy, penalty, batch.inputs.size()[0]);
         let mut output = self.transcoder.step(params, batch, &context)?;
         let gradients = if keep_gradients { output.gradients.iter().map(Tensor::copy).collect() } else { Vec::new() };
         let gradient_norm = clip_by_global_norm(&mut output.gradients, params, 1.0, &*self.strategy)?;

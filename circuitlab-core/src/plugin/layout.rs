@@ -11,7 +11,7 @@ use crate::codec::BlockShape;
 use crate::hooks::{Action, HookPoint};
 use crate::model::{ModelInfo, Past};
 use crate::params::{ParameterSpec, Parameters};
-use crate::sparsity::{Activated, ActivationGradients, ActivationParameter, BackwardInput, PenaltyWeights};
+use crate::sparsity::{Activated, ActivationGradients, ActivationParameter, BackwardInput, JumpForm, PenaltyWeights, ThresholdForm};
 use crate::transcoder::{Batch, Dims, StepContext, StepOutput};
 use crate::{Content, Documents, Error, Mesh, Piece, Record, Result, TextInput};
 
@@ -44,6 +44,7 @@ const fn digest() -> u64 {
     );
     whole!(Content, Piece, TextInput);
     whole!(Activated, ActivationGradients, ActivationParameter, BackwardInput<'static>, PenaltyWeights);
+    whole!(JumpForm, ThresholdForm, Option<ThresholdForm>);
     fields!(
         Registration { name, summary, package, version, normalise, schema, factory },
         Piece { content, last },
@@ -52,8 +53,8 @@ const fn digest() -> u64 {
         Batch { inputs, targets },
         Activated { acts, active },
         PenaltyWeights { lambda, mu, tanh_scale },
-        ParameterSpec { name, layer, shape, init, per_feature },
-        StepOutput { mse, sparsity, preact, gradients, squared_error, active_rows },
+        ParameterSpec { name, layer, shape, init, per_feature, update, precision },
+        StepOutput { mse, sparsity, preact, gradients, gradient_squares, squared_error, active_rows },
         ModelInfo { family, name, fingerprint, layers, d_model, heads, vocabulary, context, bos, eos, stops },
         Past { tokens, layers },
     );

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use tch::Tensor;
 
-use super::{JumpForm, by_autograd};
+use super::{JumpForm, ThresholdForm, by_autograd};
 use crate::Result;
 use crate::params::{Init, Update};
 
@@ -126,6 +126,16 @@ pub trait SparsityActivation: Debug + Send + Sync {
     /// # Errors
     /// Shapes that do not fit.
     fn thresholds(&self, params: &[Tensor]) -> Result<Option<Tensor>>;
+
+    /// What lets a step work on the active entries alone, where the activation is of that form. A transcoder may then leave
+    /// [`activate`](Self::activate) and [`backward`](Self::backward) out, which must agree with it.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    fn threshold_form(&self, params: &[Tensor]) -> Result<Option<ThresholdForm>> {
+        let _ = params;
+        Ok(None)
+    }
 
     /// The JumpReLU that it is equal to at inference, where it is not one itself but equal to one. A saved CLT is then that of a
     /// JumpReLU, which other tools read too. Whether there is one depends on no parameter's value.

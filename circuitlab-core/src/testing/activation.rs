@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use crate::sparsity::has_jump_form;
-use crate::{Activated, BackwardInput, JumpForm, PenaltyWeights, Scope, SparsityActivation, Update};
+use crate::{Activated, BackwardInput, JumpForm, PenaltyWeights, Scope, SparsityActivation, ThresholdForm, Update};
 
 /// Asserts that an activation keeps its promises, on made-up pre-activations in f64: silent features are zero, the gradients
 /// to pre-activations and decoder norms are those of the objective, tracked parameters are shares of a mean, every tensor has the
@@ -39,6 +39,9 @@ pub fn conforms(activation: &dyn SparsityActivation) {
     match activation.jump_form(&case.params).expect("a form or none") {
         None => case.check_thresholds(),
         Some(form) => case.check_jump_form(&form),
+    }
+    if let Some(form) = activation.threshold_form(&case.params).expect("a form or none") {
+        case.check_threshold_form(&form);
     }
     let form = has_jump_form(activation).expect("a form or none");
     assert_eq!(form, activation.jump_form(&case.params).expect("a form or none").is_some(), "a form depends on no value");
@@ -112,6 +115,33 @@ impl<'a> Case<'a> {
     fn objective(&self, pre_acts: &Tensor, norms: &Tensor) -> f64 {
         let (acts, back) = self.run(pre_acts, norms);
         (acts * &self.pull).sum(Kind::Double).double_value(&[]) + back.sparsity.double_value(&[]) + back.preact.double_value(&[])
+    }
+
+    /// Support and gradients written out from the form, which the activation's own must agree with.
+    fn check_threshold_form(&self, form: &ThresholdForm) {
+        form.check(FEATURES).expect("a number for each feature");
+        let (activated, back) = (self.activate(&self.pre_acts), self.backward());
+        let theta = form.thresholds.as_ref().map_or_else(|| Tensor::zeros_like(&self.norms), Tensor::shallow_clone);
+        let (h, mean) = (&self.pre_acts, ROWS as f64);
+        let active = h.gt_tensor(&theta);
+        let agrees = |what: &str, got: &Tensor, want: &Tensor| {
+            let apart = (got - want).abs().max().double_value(&[]);
+            assert!(apart < 1e-9, "the threshold form's {what} is the activation's; {apart} apart");
+        };
+        agrees("activation", &activated.acts, &(h * &active));
+        let tanh = (&activated.acts * &self.norms * PENALTY.tanh_scale).tanh();
+        let pull = &self.pull + (1.0 - tanh.square()) * &self.norms * (PENALTY.lambda * PENALTY.tanh_scale / mean);
+        let silent = h.lt_tensor(&theta);
+        let push = &self.norms * (PENALTY.mu / mean);
+        agrees("gradient to the pre-activations", &back.pre_acts, &(&pull * &active - &silent * &push));
+        assert_eq!(form.trained.is_some(), !self.params.is_empty(), "its one parameter is trained");
+        if let Some(trained) = &form.trained {
+            let near = (h - &theta).abs().lt(trained.bandwidth / 2.0);
+            let over_rows = |values: Tensor| values.sum_dim_intlist(0, false, Kind::Double);
+            let grad = over_rows(silent * push) - over_rows(near * pull) * &theta / trained.bandwidth;
+            assert_eq!(back.params.len(), 1, "a trained threshold is the activation's one parameter");
+            agrees("gradient to the parameter", &back.params[0], &(grad * &trained.slope));
+        }
     }
 
     fn support(&self, pre_acts: &Tensor) -> Tensor {

@@ -8,8 +8,8 @@ use super::one_rank::OneRank;
 use crate::random::Stream;
 use crate::sparsity::has_jump_form;
 use crate::{
-    Activated, ActivationParameter, Batch, Dims, Init, JumpForm, Parameters, PenaltyWeights, Result, SparsityActivation, StepContext,
-    StepOutput, Transcoder, Update,
+    Activated, ActivationParameter, Batch, Dims, Init, JumpForm, Parameters, PenaltyWeights, Result, Scope, SparsityActivation,
+    StepContext, StepOutput, Transcoder, Update,
 };
 
 const DIMS: Dims = Dims { layers: 3, d_model: 5, d_features: 11 };
@@ -31,6 +31,7 @@ pub fn conforms(transcoder: &mut dyn Transcoder, activation: &dyn SparsityActiva
     case.check_parameters();
     case.check_squared_error();
     case.check_slopes();
+    case.check_micro_batches();
     case.check_fold();
     case.check_folder(scratch);
     case.check_shapes();
@@ -108,8 +109,10 @@ impl<'a> Case<'a> {
     }
 
     fn step(&mut self, params: &Parameters) -> StepOutput {
-        let context = StepContext { activation: self.activation, strategy: &OneRank, penalty: PENALTY };
-        self.transcoder.step(params, &self.batch, &context).expect("fitting shapes")
+        let context = StepContext::whole(self.activation, &OneRank, PENALTY, ROWS);
+        let output = self.transcoder.step(params, &self.batch, &context).expect("fitting shapes");
+        // The next step may write over them.
+        StepOutput { gradients: output.gradients.iter().map(Tensor::copy).collect(), ..output }
     }
 
     fn reconstruct(&self, params: &Parameters, inputs: &Tensor) -> Tensor {
@@ -180,6 +183,36 @@ impl<'a> Case<'a> {
         }
     }
 
+    fn check_micro_batches(&mut self) {
+        // What compares the rows of a batch sees others in a part of it.
+        if self.activation.scope() == Scope::Batch {
+            return;
+        }
+        let params = self.params.copy();
+        let whole = self.step(&params);
+        let (mut losses, mut last) = (0.0, None);
+        for (first, rows, accumulate) in [(0, 2, false), (2, ROWS - 2, true)] {
+            let part = |of: &Tensor| of.narrow(0, first, rows);
+            let batch = Batch { inputs: part(&self.batch.inputs), targets: part(&self.batch.targets) };
+            let context = StepContext { accumulate, ..StepContext::whole(self.activation, &OneRank, PENALTY, ROWS) };
+            let output = self.transcoder.step(&params, &batch, &context).expect("fitting shapes");
+            losses += output.mse.double_value(&[]) + output.sparsity.double_value(&[]) + output.preact.double_value(&[]);
+            last = Some(output);
+        }
+        let want = [&whole.mse, &whole.sparsity, &whole.preact].map(|term| term.double_value(&[])).iter().sum::<f64>();
+        assert!((losses - want).abs() < 1e-9 * (1.0 + want), "the losses of micro-batches add up");
+        let last = last.expect("two micro-batches");
+        for (spec, (got, want)) in params.specs().iter().zip(last.gradients.iter().zip(&whole.gradients)) {
+            assert!(largest(&(got - want)) < 1e-9 * (1.0 + largest(want)), "the gradients of micro-batches to `{}` add up", spec.name);
+        }
+        for output in [&whole, &last] {
+            for (spec, (square, gradient)) in params.specs().iter().zip(output.gradient_squares.iter().flatten().zip(&output.gradients)) {
+                let want = gradient.square().sum(Kind::Double).double_value(&[]);
+                assert!((square - want).abs() < 1e-9 * (1.0 + want), "the squares of the gradient of `{}` add up", spec.name);
+            }
+        }
+    }
+
     fn check_fold(&self) {
         let scales = |index| noise(&[DIMS.layers as i64], index).abs() + 0.5;
         let (input_scales, target_scales) = (scales(5), scales(6));
@@ -210,7 +243,7 @@ impl<'a> Case<'a> {
 
     fn check_shapes(&mut self) {
         let wide = DIMS.d_model as i64 + 1;
-        let context = StepContext { activation: self.activation, strategy: &OneRank, penalty: PENALTY };
+        let context = StepContext::whole(self.activation, &OneRank, PENALTY, ROWS);
         let shape = [ROWS, DIMS.layers as i64, wide];
         let batch = Batch { inputs: noise(&shape, 7), targets: noise(&shape, 8) };
         assert!(self.transcoder.step(&self.params, &batch, &context).is_err(), "rows that are too wide");

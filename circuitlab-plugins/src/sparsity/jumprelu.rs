@@ -4,7 +4,8 @@
 //! equations 3 and 11: the jump has no gradient to the threshold, so a rectangle kernel of width `bandwidth` stands in.
 
 use circuitlab_core::{
-    Activated, ActivationGradients, ActivationParameter, BackwardInput, Construct, Error, Init, Result, SparsityActivation, Update,
+    Activated, ActivationGradients, ActivationParameter, BackwardInput, Construct, Error, Init, Result, SparsityActivation, ThresholdForm,
+    TrainedThreshold, Update,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -110,6 +111,18 @@ impl SparsityActivation for JumpReLU {
             params: vec![grad_stored],
             decoder_norms: back.decoder_norms,
         })
+    }
+
+    fn threshold_form(&self, params: &[Tensor]) -> Result<Option<ThresholdForm>> {
+        let thresholds = self.theta(params)?;
+        let slope = match self.config.parameterisation {
+            Parameterisation::Log => thresholds.shallow_clone(),
+            Parameterisation::Direct => thresholds.ones_like(),
+        };
+        Ok(Some(ThresholdForm {
+            thresholds: Some(thresholds),
+            trained: Some(TrainedThreshold { bandwidth: self.config.bandwidth, slope }),
+        }))
     }
 
     fn thresholds(&self, params: &[Tensor]) -> Result<Option<Tensor>> {

@@ -1,6 +1,8 @@
 //! `relu`: a feature fires where its pre-activation is positive.
 
-use circuitlab_core::{Activated, ActivationGradients, ActivationParameter, BackwardInput, Construct, Error, Result, SparsityActivation};
+use circuitlab_core::{
+    Activated, ActivationGradients, ActivationParameter, BackwardInput, Construct, Error, Result, SparsityActivation, ThresholdForm,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -38,6 +40,10 @@ impl SparsityActivation for ReLU {
     fn backward(&self, input: BackwardInput<'_>) -> Result<ActivationGradients> {
         let theta = threshold::zeros(input.pre_acts);
         Ok(threshold::backward(input, &theta, None)?.with_params(Vec::new()))
+    }
+
+    fn threshold_form(&self, _: &[Tensor]) -> Result<Option<ThresholdForm>> {
+        Ok(Some(ThresholdForm { thresholds: None, trained: None }))
     }
 
     fn thresholds(&self, _: &[Tensor]) -> Result<Option<Tensor>> {

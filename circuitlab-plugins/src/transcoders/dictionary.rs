@@ -11,7 +11,9 @@
 
 use std::ops::Range;
 
-use circuitlab_core::{ActivationParameter, Dims, Error, Init, ParameterSpec, Parameters, Result, SparsityActivation, Update, shape};
+use circuitlab_core::{
+    ActivationParameter, Dims, Error, Init, ParameterSpec, Parameters, Precision, Result, SparsityActivation, Update, shape,
+};
 use tch::{Kind, Tensor};
 
 /// Which target layers a source layer writes to.
@@ -29,6 +31,7 @@ pub(super) fn parameters(dims: Dims, reach: Reach, activation: &dyn SparsityActi
         init,
         per_feature,
         update: Update::Gradient,
+        precision: if shape.len() > 1 { Precision::Compute } else { Precision::Full },
     };
     let own = |own: &ActivationParameter, layer| ParameterSpec { update: own.update, ..spec(own.name, layer, &[features], own.init, true) };
     let mut specs = Vec::new();

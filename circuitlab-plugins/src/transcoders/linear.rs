@@ -39,11 +39,15 @@ pub(super) struct SavedLayer {
 }
 
 /// A linear dictionary.
-#[derive(Debug, Clone, Copy)]
-pub struct Linear<L>(PhantomData<L>);
+#[derive(Debug)]
+pub struct Linear<L> {
+    layout: PhantomData<L>,
+    /// Gradients of the last step, which those of a later micro-batch are added to.
+    gradients: Vec<Tensor>,
+}
 
 impl<L> Linear<L> {
-    pub(super) const NEW: Self = Self(PhantomData);
+    pub(super) const NEW: Self = Self { layout: PhantomData, gradients: Vec::new() };
 }
 
 impl<L: Layout> Transcoder for Linear<L> {
@@ -67,7 +71,7 @@ impl<L: Layout> Transcoder for Linear<L> {
     }
 
     fn step(&mut self, params: &Parameters, batch: &Batch, context: &StepContext<'_>) -> Result<StepOutput> {
-        step::step(params, L::targets, batch, context)
+        step::step(params, L::targets, batch, context, &mut self.gradients)
     }
 
     fn encode(&self, params: &Parameters, activation: &dyn SparsityActivation, source: usize, inputs: &Tensor) -> Result<Tensor> {

@@ -22,15 +22,21 @@ struct Source {
     activated: Activated,
 }
 
-/// Losses and gradients of one batch.
-pub(super) fn step(params: &Parameters, reach: Reach, batch: &Batch, context: &StepContext<'_>) -> Result<StepOutput> {
+/// Losses and gradients of one batch, added to those of the micro-batches before.
+pub(super) fn step(
+    params: &Parameters,
+    reach: Reach,
+    batch: &Batch,
+    context: &StepContext<'_>,
+    before: &mut Vec<Tensor>,
+) -> Result<StepOutput> {
     let layers = layers(params);
     let d_model = Layer::of(params, 0)?.w_enc.size()[1];
     let axes = [("rows", -1), ("layer", layers as i64), ("d_model", d_model)];
     shape::expect("step, inputs", &batch.inputs, &axes)?;
     let rows = batch.inputs.size()[0];
     shape::expect("step, targets", &batch.targets, &[("rows", rows), axes[1], axes[2]])?;
-    let mean_rows = rows * context.strategy.mesh().data.size as i64;
+    let mean_rows = context.mean_rows;
 
     let (sources, reconstruction) = forward(params, reach, batch, context)?;
     let residual = reconstruction - &batch.targets;
@@ -57,11 +63,16 @@ pub(super) fn step(params: &Parameters, reach: Reach, batch: &Batch, context: &S
         gradients.extend(grads.own);
     }
     losses.sum_over_ranks(context)?;
+    if context.accumulate {
+        gradients.iter_mut().zip(before.iter()).try_for_each(|(gradient, before)| gradient.f_add_(before).map(drop))?;
+    }
+    *before = gradients.iter().map(Tensor::shallow_clone).collect();
     Ok(StepOutput {
         mse: losses.mse,
         sparsity: losses.sparsity,
         preact: losses.preact,
         gradients,
+        gradient_squares: None,
         squared_error,
         active_rows: Tensor::stack(&active_rows, 0),
     })

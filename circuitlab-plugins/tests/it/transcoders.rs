@@ -165,7 +165,7 @@ proptest! {
     fn the_closed_form_step_is_autograds(case in cases()) {
         let mut built = build(&case);
         let ([mse, sparsity, preact], grads) = autograd(&case, &built);
-        let context = StepContext { activation: &*built.activation, strategy: &*built.strategy, penalty: case.penalty };
+        let context = StepContext::whole(&*built.activation, &*built.strategy, case.penalty, case.rows);
         let got = built.transcoder.step(&built.params, &built.batch, &context).expect("steps");
         for (name, got, want) in [("mse", &got.mse, mse), ("sparsity", &got.sparsity, sparsity), ("preact", &got.preact, preact)] {
             prop_assert!(close(got.double_value(&[]), want), "{name}: {} is not {want}", got.double_value(&[]));
@@ -258,7 +258,7 @@ fn shapes_that_do_not_fit_are_errors() {
         seed: 1,
     };
     let mut built = build(&case);
-    let context = StepContext { activation: &*built.activation, strategy: &*built.strategy, penalty: case.penalty };
+    let context = StepContext::whole(&*built.activation, &*built.strategy, case.penalty, case.rows);
     let wrong = Batch { inputs: noise(&[4, 2, 7], 0), targets: noise(&[4, 2, 7], 0) };
     let error = built.transcoder.step(&built.params, &wrong, &context).expect_err("d_model is 6");
     assert_eq!(error.to_string(), "step, inputs: expected shape [rows=any, layer=2, d_model=6], got [4, 2, 7]");

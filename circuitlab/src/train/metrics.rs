@@ -102,6 +102,7 @@ mod tests {
             sparsity: Tensor::from(0.25_f32),
             preact: Tensor::from(0.0_f32),
             gradients: Vec::new(),
+            gradient_squares: None,
             squared_error: Tensor::from_slice(&[1.0_f32]),
             active_rows: Tensor::from_slice(&[1.0_f32, 2.0, 0.0]).view([1, 3]),
         };

@@ -100,7 +100,7 @@ impl Adam {
 
 #[cfg(test)]
 mod tests {
-    use circuitlab_core::{Init, Registry, Spec};
+    use circuitlab_core::{Init, Precision, Registry, Spec};
     use tch::Device;
 
     use super::*;
@@ -114,6 +114,7 @@ mod tests {
             init: Init::Constant(1.0),
             per_feature: true,
             update,
+            precision: Precision::Compute,
         };
         let specs = vec![spec("trained", Update::Gradient), spec("followed", Update::Tracked)];
         let mut params = Parameters::init(specs, 0, Kind::Double, Device::Cpu).expect("fits");

@@ -273,7 +273,7 @@ impl<'a> Trainer<'a> {
         let penalty = self.config.sparsity.at(self.schedule.lambda_share(self.state.step));
         let learning_rate = self.schedule.learning_rate(self.state.step);
         let strategy = &*self.parts.strategy;
-        let context = StepContext { activation: &*self.parts.activation, strategy, penalty };
+        let context = StepContext::whole(&*self.parts.activation, strategy, penalty, batch.inputs.size()[0]);
         let mut output = self.parts.transcoder.step(&self.state.params, batch, &context)?;
         strategy.reduce_gradients(&mut output.gradients)?;
         let gradient_norm = clip_by_global_norm(&mut output.gradients, &self.state.params, self.config.optimiser.clip_norm, strategy)?;

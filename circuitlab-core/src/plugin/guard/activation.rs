@@ -3,7 +3,9 @@
 use tch::Tensor;
 
 use super::guarded::Guarded;
-use crate::{Activated, ActivationGradients, ActivationParameter, BackwardInput, JumpForm, Result, Scope, SparsityActivation};
+use crate::{
+    Activated, ActivationGradients, ActivationParameter, BackwardInput, JumpForm, Result, Scope, SparsityActivation, ThresholdForm,
+};
 
 struct Facts {
     parameters: Vec<ActivationParameter>,
@@ -37,6 +39,10 @@ impl<T: SparsityActivation> SparsityActivation for Guarded<T, Facts> {
 
     fn thresholds(&self, params: &[Tensor]) -> Result<Option<Tensor>> {
         self.call(|activation| activation.thresholds(params))
+    }
+
+    fn threshold_form(&self, params: &[Tensor]) -> Result<Option<ThresholdForm>> {
+        self.call(|activation| activation.threshold_form(params))
     }
 
     fn jump_form(&self, params: &[Tensor]) -> Result<Option<JumpForm>> {
