@@ -9,7 +9,8 @@ use circuitlab_core::{Batch, Dims, Error, ParameterSpec, Parameters, Result, Spa
 use tch::{Device, Kind, Tensor};
 
 use super::dictionary::{self, Layer};
-use super::{files, step};
+use super::files;
+use super::step::{self, Kept};
 
 /// Which layers a feature writes to, and the files that circuit-tracer expects.
 pub(super) trait Layout: Debug + Send + 'static {
@@ -42,12 +43,11 @@ pub(super) struct SavedLayer {
 #[derive(Debug)]
 pub struct Linear<L> {
     layout: PhantomData<L>,
-    /// Gradients of the last step, which those of a later micro-batch are added to.
-    gradients: Vec<Tensor>,
+    kept: Kept,
 }
 
 impl<L> Linear<L> {
-    pub(super) const NEW: Self = Self { layout: PhantomData, gradients: Vec::new() };
+    pub(super) const NEW: Self = Self { layout: PhantomData, kept: Kept::NEW };
 }
 
 impl<L: Layout> Transcoder for Linear<L> {
@@ -71,7 +71,7 @@ impl<L: Layout> Transcoder for Linear<L> {
     }
 
     fn step(&mut self, params: &Parameters, batch: &Batch, context: &StepContext<'_>) -> Result<StepOutput> {
-        step::step(params, L::targets, batch, context, &mut self.gradients)
+        step::step(params, L::targets, batch, context, &mut self.kept)
     }
 
     fn encode(&self, params: &Parameters, activation: &dyn SparsityActivation, source: usize, inputs: &Tensor) -> Result<Tensor> {

@@ -1,19 +1,13 @@
-//! The training step: losses and gradients in closed form, layer by layer, every product dense.
+//! The step for any activation and any device: every product dense, by libtorch.
 //!
-//! ```text
-//! forward    h_s = x_s W_enc_s^T + b_enc_s      a_s = activation(h_s)      y_hat[s..] += a_s W_dec_s      y_hat += b_dec
-//! backward   E = 2 (y_hat - y) / B              dW_dec_s = a_s^T E[s..]    da_s = E[s..] W_dec_s^T
-//!            dh_s by the activation             dW_enc_s = dh_s^T x_s      db_enc_s = sum dh_s     db_dec = sum E
-//! ```
-//!
-//! The penalty terms reach `W_dec` through each feature's norm alone, so that part of its gradient is a multiple of the row.
 //! Cost: `rows * layers * d_model * d_features * (3 layers + 7)` FLOP.
 
 use circuitlab_core::parallel::MeshAxis;
-use circuitlab_core::{Activated, BackwardInput, Batch, Parameters, Result, StepContext, StepOutput, shape};
+use circuitlab_core::{Activated, BackwardInput, Batch, Parameters, Result, StepContext, StepOutput};
 use tch::{Kind, Tensor};
 
-use super::dictionary::{Layer, Reach, layers};
+use super::Losses;
+use crate::transcoders::dictionary::{Layer, Reach, layers};
 
 /// What the forward pass of one source layer leaves for the backward pass.
 #[derive(Debug)]
@@ -31,11 +25,6 @@ pub(super) fn step(
     before: &mut Vec<Tensor>,
 ) -> Result<StepOutput> {
     let layers = layers(params);
-    let d_model = Layer::of(params, 0)?.w_enc.size()[1];
-    let axes = [("rows", -1), ("layer", layers as i64), ("d_model", d_model)];
-    shape::expect("step, inputs", &batch.inputs, &axes)?;
-    let rows = batch.inputs.size()[0];
-    shape::expect("step, targets", &batch.targets, &[("rows", rows), axes[1], axes[2]])?;
     let mean_rows = context.mean_rows;
 
     let (sources, reconstruction) = forward(params, reach, batch, context)?;
@@ -76,25 +65,6 @@ pub(super) fn step(
         squared_error,
         active_rows: Tensor::stack(&active_rows, 0),
     })
-}
-
-#[derive(Debug)]
-struct Losses {
-    mse: Tensor,
-    sparsity: Tensor,
-    preact: Tensor,
-}
-
-impl Losses {
-    /// Each rank of the feature axis has the whole squared error and its own features' penalties.
-    fn sum_over_ranks(&mut self, context: &StepContext<'_>) -> Result<()> {
-        context.strategy.sum(MeshAxis::Data, &mut self.mse)?;
-        for term in [&mut self.sparsity, &mut self.preact] {
-            context.strategy.sum(MeshAxis::Feature, term)?;
-            context.strategy.sum(MeshAxis::Data, term)?;
-        }
-        Ok(())
-    }
 }
 
 /// Encodes every source layer and adds its decoding to the reconstruction, `[rows, layer, d_model]`.
