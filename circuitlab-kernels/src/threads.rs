@@ -24,8 +24,12 @@ pub fn pool() -> Result<Arc<ThreadPool>> {
     let name = |index| format!("kernels-{index}");
     let made = ThreadPoolBuilder::new().num_threads(count).thread_name(name).build();
     let pool = Arc::new(made.map_err(|error| Error::Invalid(format!("the system gives no {count} threads: {error}")))?);
-    // libtorch keeps a number for each thread, and one for threads to come, which the last call sets: that is ours, as it was.
-    let _ = pool.broadcast(|_| tch::set_num_threads(1));
+    // libtorch keeps a number for each thread, which the first question sets to a common one, and the last call sets the common one:
+    // to what it was.
+    let _ = pool.broadcast(|_| {
+        tch::get_num_threads();
+        tch::set_num_threads(1);
+    });
     tch::set_num_threads(count as i32);
     *kept = Some(Arc::clone(&pool));
     Ok(pool)
