@@ -5,5 +5,7 @@
 //!
 //! Every result is the same for any number of threads: a thread owns what it writes, and sums run in a fixed order.
 
+pub mod real;
+pub mod rows;
 pub mod slices;
 pub mod threads;

@@ -14,19 +14,23 @@ use tch::{Device, Kind, Tensor};
 
 use super::dictionary::Layer;
 use super::linear::{Layout, Linear, SavedLayer};
+use super::step::Form;
 
 register!(transcoder "clt" => CltConfig, "cross-layer transcoder: features of a layer write to that layer and all later ones");
 
-/// No settings: the sizes are the run's.
+/// Settings; the sizes are the run's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct CltConfig {}
+pub struct CltConfig {
+    /// How a step is computed: `auto` (the default) or `dense`. The results differ by rounding.
+    pub step: Form,
+}
 
 impl Construct for CltConfig {
     type Output = Linear<CrossLayer>;
 
     fn construct(&self) -> Result<Self::Output> {
-        Ok(Linear::NEW)
+        Ok(Linear::new(self.step))
     }
 }
 

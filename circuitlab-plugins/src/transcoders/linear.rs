@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::dictionary::{self, Layer};
 use super::files;
-use super::step::{self, Kept};
+use super::step::{self, Form, Kept};
 
 /// Which layers a feature writes to, and the files that circuit-tracer expects.
 pub(super) trait Layout: Debug + Send + 'static {
@@ -43,11 +43,14 @@ pub(super) struct SavedLayer {
 #[derive(Debug)]
 pub struct Linear<L> {
     layout: PhantomData<L>,
+    form: Form,
     kept: Kept,
 }
 
 impl<L> Linear<L> {
-    pub(super) const NEW: Self = Self { layout: PhantomData, kept: Kept::NEW };
+    pub(super) const fn new(form: Form) -> Self {
+        Self { layout: PhantomData, form, kept: Kept::NEW }
+    }
 }
 
 impl<L: Layout> Transcoder for Linear<L> {
@@ -71,7 +74,7 @@ impl<L: Layout> Transcoder for Linear<L> {
     }
 
     fn step(&mut self, params: &Parameters, batch: &Batch, context: &StepContext<'_>) -> Result<StepOutput> {
-        step::step(params, L::targets, batch, context, &mut self.kept)
+        step::step(params, L::targets, batch, context, self.form, &mut self.kept)
     }
 
     fn encode(&self, params: &Parameters, activation: &dyn SparsityActivation, source: usize, inputs: &Tensor) -> Result<Tensor> {

@@ -14,21 +14,25 @@ use tch::{Device, Kind, Tensor};
 
 use super::dictionary::Layer;
 use super::linear::{Layout, Linear, SavedLayer};
+use super::step::Form;
 
 register!(transcoder "plt" => PltConfig, "per-layer transcoders: features of a layer write to that layer alone");
 
 const THRESHOLD: &str = "activation_function.threshold";
 
-/// No settings: the sizes are the run's.
+/// Settings; the sizes are the run's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct PltConfig {}
+pub struct PltConfig {
+    /// How a step is computed: `auto` (the default) or `dense`. The results differ by rounding.
+    pub step: Form,
+}
 
 impl Construct for PltConfig {
     type Output = Linear<PerLayer>;
 
     fn construct(&self) -> Result<Self::Output> {
-        Ok(Linear::NEW)
+        Ok(Linear::new(self.step))
     }
 }
 

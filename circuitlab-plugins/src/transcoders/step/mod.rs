@@ -9,32 +9,65 @@
 //! The penalty terms reach `W_dec` through each feature's norm alone, so that part of its gradient is a multiple of the row.
 
 mod dense;
+mod kernels;
 
 use circuitlab_core::parallel::MeshAxis;
-use circuitlab_core::{Batch, Parameters, Result, StepContext, StepOutput, shape};
-use tch::Tensor;
+use circuitlab_core::{Batch, Parameters, Result, StepContext, StepOutput, ThresholdForm, shape};
+use half::bf16;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
 
+use self::kernels::Workspace;
 use super::dictionary::{Layer, Reach, layers};
+
+/// How a step is computed; the result is the same to rounding.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// Over active entries where the activation is a threshold, else dense.
+    #[default]
+    Auto,
+    /// Every product dense.
+    Dense,
+}
 
 /// What a step keeps for the next one.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     /// Gradients of the last micro-batches, where they were dense.
     dense: Vec<Tensor>,
+    /// Memory of the kernels, in 32 and in 64 bits.
+    short: Option<Workspace<f32>>,
+    long: Option<Workspace<f64>>,
 }
 
 impl Kept {
-    pub(super) const NEW: Self = Self { dense: Vec::new() };
+    pub(super) const NEW: Self = Self { dense: Vec::new(), short: None, long: None };
 }
 
 /// Losses and gradients of one batch, added to those of the micro-batches before.
-pub(super) fn step(params: &Parameters, reach: Reach, batch: &Batch, context: &StepContext<'_>, kept: &mut Kept) -> Result<StepOutput> {
+pub(super) fn step(params: &Parameters, reach: Reach, batch: &Batch, context: &StepContext<'_>, form: Form, kept: &mut Kept) -> Result<StepOutput> {
     let d_model = Layer::of(params, 0)?.w_enc.size()[1];
     let axes = [("rows", -1), ("layer", layers(params) as i64), ("d_model", d_model)];
     shape::expect("step, inputs", &batch.inputs, &axes)?;
     let rows = batch.inputs.size()[0];
     shape::expect("step, targets", &batch.targets, &[("rows", rows), axes[1], axes[2]])?;
-    dense::step(params, reach, batch, context, &mut kept.dense)
+    let device = batch.inputs.device();
+    let forms = if form != Form::Dense && device == Device::Cpu { threshold_forms(params, context)? } else { None };
+    match forms {
+        Some(forms) => match params.values()[0].kind() {
+            Kind::Double => kernels::step::<f64, f64>(params, reach, batch, context, &forms, &mut kept.long),
+            Kind::BFloat16 => kernels::step::<f32, bf16>(params, reach, batch, context, &forms, &mut kept.short),
+            _ => kernels::step::<f32, f32>(params, reach, batch, context, &forms, &mut kept.short),
+        },
+        None => dense::step(params, reach, batch, context, &mut kept.dense),
+    }
+}
+
+/// The activation of each layer as a threshold, where it is one.
+fn threshold_forms(params: &Parameters, context: &StepContext<'_>) -> Result<Option<Vec<ThresholdForm>>> {
+    (0..layers(params)).map(|layer| context.activation.threshold_form(&Layer::of(params, layer)?.own)).collect()
 }
 
 /// The terms of the loss: scalars.

@@ -1,0 +1,181 @@
+//! The backward pass of a block of features.
+
+use circuitlab_core::PenaltyWeights;
+use circuitlab_kernels::real::{Real, Stored};
+use circuitlab_kernels::rows;
+use pulp::{Simd, WithSimd};
+
+use super::block::Block;
+
+/// The penalty terms of a block and their gradient to entries and decoder norms, once these are known.
+pub(super) fn penalties<R: Real>(block: &mut Block<R>, norms: &[R], weights: PenaltyWeights, mean_rows: f64) {
+    let Block { features, active, values, silence, pull, per_norm, penalties, .. } = block;
+    let (sparsity_weight, preact_weight) = (weights.lambda / mean_rows, weights.mu / mean_rows);
+    let scale = R::of(weights.tanh_scale);
+    let [mut sparsity, mut preact] = [0.0; 2];
+    pull.clear();
+    per_norm.clear();
+    for (place, norm) in norms[features.clone()].iter().enumerate() {
+        let steepness = scale * *norm;
+        let (mut tanh_sum, mut slope_sum) = (R::default(), R::default());
+        for value in &values[active.of(place)] {
+            let tanh = (*value * steepness).tanh();
+            let slope = R::of(1.0) - tanh * tanh;
+            tanh_sum += tanh;
+            slope_sum += slope * *value;
+            pull.push(R::of(sparsity_weight) * steepness * slope);
+        }
+        sparsity += tanh_sum.wide();
+        preact += (silence[place].gap * *norm).wide();
+        let grad = R::of(sparsity_weight) * scale * slope_sum + R::of(preact_weight) * silence[place].gap;
+        // A feature whose decoder is all zero has no direction to shrink along, and no gradient through its norm.
+        per_norm.push(if *norm > R::default() { grad / *norm } else { R::default() });
+    }
+    *penalties = [sparsity * sparsity_weight, preact * preact_weight];
+}
+
+/// The part of a block's decoder gradient, and of the gradient to its entries, that one tile of the error gives.
+pub(super) struct DecoderTile<'a, R, W> {
+    pub(super) block: &'a mut Block<R>,
+    /// The decoder of the block's features.
+    pub(super) decoder: &'a [W],
+    /// Its gradient.
+    pub(super) gradient: &'a mut [R],
+    /// Numbers of one feature's decoder.
+    pub(super) stride: usize,
+    /// Where the tile's columns begin in them.
+    pub(super) offset: usize,
+    /// The gradient of the squared error: `[rows, width]`.
+    pub(super) error: &'a [R],
+    /// Its sum over the rows: `[width]`.
+    pub(super) total: &'a [R],
+    /// As many ones and minus ones as there are rows.
+    pub(super) ones: [&'a [R]; 2],
+    /// Whether the gradient is added to what is there.
+    pub(super) accumulate: bool,
+}
+
+impl<R: Real, W: Stored<R>> WithSimd for DecoderTile<'_, R, W> {
+    /// The sum of the squares of the gradient's part.
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> f64 {
+        let Self { block, decoder, gradient, stride, offset, error, total, ones, accumulate } = self;
+        let width = total.len();
+        let (mut wide, mut near) = (vec![R::default(); width], vec![R::default(); width]);
+        let mut squares = 0.0;
+        for place in 0..block.features.len() {
+            let begin = place * stride + offset;
+            if let Some(next) = decoder.get(begin + stride..begin + stride + width) {
+                rows::prefetch(next);
+            }
+            let decoder = W::widened(&decoder[begin..][..width], &mut wide);
+            let gradient = &mut gradient[begin..][..width];
+            let span = block.active.of(place);
+            let places = &block.active.rows[span.clone()];
+            for (grad, row) in block.grads[span.clone()].iter_mut().zip(places) {
+                *grad += rows::dot(simd, decoder, &error[*row as usize * width..][..width]);
+            }
+            let per_norm = block.per_norm[place];
+            if accumulate {
+                rows::add_multiple(simd, gradient, per_norm, decoder);
+            } else {
+                gradient.iter_mut().zip(decoder).for_each(|(gradient, decoder)| *gradient = per_norm * *decoder);
+            }
+            rows::add_rows(simd, gradient, &block.values[span], places, error);
+            squares += rows::dot(simd, gradient, gradient).wide();
+
+            let listed = &block.silent.rows[block.silent.of(place)];
+            let complement = block.silence[place].complement;
+            if complement {
+                near.copy_from_slice(total);
+            } else if listed.is_empty() {
+                continue;
+            } else {
+                near.fill(R::default());
+            }
+            rows::add_rows(simd, &mut near, &ones[usize::from(complement)][..listed.len()], listed, error);
+            block.silent_grads[place] += rows::dot(simd, decoder, &near);
+        }
+        squares
+    }
+}
+
+/// The gradients of a block to encoder, bias and threshold.
+pub(super) struct Encoder<'a, R> {
+    pub(super) block: &'a mut Block<R>,
+    /// The rest is of the block's features alone.
+    pub(super) norms: &'a [R],
+    pub(super) thresholds: &'a [R],
+    /// Width of the window, and the threshold's derivative by what is trained.
+    pub(super) trained: Option<(R, &'a [R])>,
+    pub(super) penalty: PenaltyWeights,
+    pub(super) mean_rows: f64,
+    /// `[rows, d_model]`.
+    pub(super) inputs: &'a [R],
+    /// Their sum over the rows.
+    pub(super) total: &'a [R],
+    /// `[features, d_model]`.
+    pub(super) w_enc: &'a mut [R],
+    pub(super) b_enc: &'a mut [R],
+    /// Of the trained threshold; empty where there is none.
+    pub(super) own: &'a mut [R],
+    pub(super) accumulate: bool,
+}
+
+impl<R: Real> WithSimd for Encoder<'_, R> {
+    /// The sums of the squares of the three gradients.
+    type Output = [f64; 3];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> [f64; 3] {
+        let Self { block, norms, thresholds, trained, penalty, mean_rows, inputs, total, w_enc, b_enc, own, accumulate } = self;
+        let width = total.len();
+        let mut squares = [0.0; 3];
+        if !accumulate {
+            w_enc.fill(R::default());
+            b_enc.fill(R::default());
+            own.fill(R::default());
+        }
+        let mut ties = block.ties.iter().peekable();
+        for (place, (&norm, &theta)) in norms.iter().zip(thresholds).enumerate() {
+            let silence = block.silence[place];
+            let below = R::of(silence.below as f64);
+            // What the pre-activation term gives at every entry below the threshold.
+            let push = -R::of(penalty.mu / mean_rows) * norm;
+            let span = block.active.of(place);
+            let half = trained.map(|(bandwidth, _)| bandwidth * R::of(0.5));
+            let (mut bias, mut near, mut squared_error) = (push * below, R::default(), R::default());
+            for ((grad, pull), value) in block.grads[span.clone()].iter_mut().zip(&block.pull[span.clone()]).zip(&block.values[span.clone()]) {
+                squared_error += *grad;
+                *grad += *pull;
+                bias += *grad;
+                if half.is_some_and(|half| *value - theta < half) {
+                    near += *grad;
+                }
+                // The total below holds the push for every row; where the feature is active there is none.
+                *grad = *grad - push;
+            }
+            if let Some((bandwidth, slopes)) = trained {
+                // A silent entry's activation is 0, where the slope of the tanh is 1.
+                let slope = R::of(penalty.lambda / mean_rows * penalty.tanh_scale) * norm;
+                let of_error = block.silent_grads[place] - if silence.complement { squared_error } else { R::default() };
+                near += of_error + R::of(silence.near as f64) * slope;
+                let grad = (-push * below - theta / bandwidth * near) * slopes[place];
+                own[place] += grad;
+                squares[2] += (own[place] * own[place]).wide();
+            }
+            let gradient = &mut w_enc[place * width..][..width];
+            rows::add_multiple(simd, gradient, push, total);
+            rows::add_rows(simd, gradient, &block.grads[span.clone()], &block.active.rows[span], inputs);
+            while let Some((_, row)) = ties.next_if(|(feature, _)| *feature == place) {
+                rows::add_multiple(simd, gradient, -push, &inputs[*row as usize * width..][..width]);
+            }
+            squares[0] += rows::dot(simd, gradient, gradient).wide();
+            b_enc[place] += bias;
+            squares[1] += (b_enc[place] * b_enc[place]).wide();
+        }
+        squares
+    }
+}

@@ -1,0 +1,84 @@
+//! The active entries of some features of one source layer, and what is known of each feature.
+//!
+//! Entries stand feature by feature, those of a feature in the order of the rows: so they come out of the selection, which goes
+//! over the pre-activations of one feature after the other, and nothing is sorted.
+
+use std::ops::Range;
+
+/// Entries of each of some features: those of the `i`-th are `starts[i]..starts[i + 1]`.
+#[derive(Debug, Default)]
+pub(super) struct Spans {
+    starts: Vec<usize>,
+    /// The row of each entry.
+    pub(super) rows: Vec<u32>,
+}
+
+impl Spans {
+    pub(super) fn clear(&mut self) {
+        self.rows.clear();
+        self.starts.clear();
+        self.starts.push(0);
+    }
+
+    /// Ends the entries of a feature.
+    pub(super) fn close(&mut self) {
+        self.starts.push(self.rows.len());
+    }
+
+    pub(super) fn of(&self, feature: usize) -> Range<usize> {
+        self.starts[feature]..self.starts[feature + 1]
+    }
+}
+
+/// What the pre-activation term and the thresholds need to know of a feature.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Silence<R> {
+    /// Rows whose pre-activation is below the threshold.
+    pub(super) below: usize,
+    /// Sum of `theta - h` over them.
+    pub(super) gap: R,
+    /// Silent rows within the window of the threshold.
+    pub(super) near: usize,
+    /// Whether the listed rows are the silent ones outside the window, since they are fewer.
+    pub(super) complement: bool,
+}
+
+/// Some features of one source layer. Numbers per feature and per entry come in the order of `active`.
+#[derive(Debug, Default)]
+pub(super) struct Block<R> {
+    /// Which features of the layer.
+    pub(super) features: Range<usize>,
+    pub(super) active: Spans,
+    /// Activation of each active entry.
+    pub(super) values: Vec<R>,
+    pub(super) silence: Vec<Silence<R>>,
+    /// Silent rows within the window, or outside it.
+    pub(super) silent: Spans,
+    /// Features, counted from the block's first, with rows on which they stand at the very threshold.
+    pub(super) ties: Vec<(usize, u32)>,
+    /// Gradient of the sparsity term to each active entry.
+    pub(super) pull: Vec<R>,
+    /// Gradient to each feature's decoder norm, divided by the norm.
+    pub(super) per_norm: Vec<R>,
+    /// Gradient of the squared error to each active entry, then of the whole loss.
+    pub(super) grads: Vec<R>,
+    /// Gradient of the squared error to each feature's activation, summed over the listed silent rows' side of the window.
+    pub(super) silent_grads: Vec<R>,
+    /// The two penalty terms, weighted.
+    pub(super) penalties: [f64; 2],
+}
+
+impl<R: Copy + Default> Block<R> {
+    pub(super) fn new(features: Range<usize>) -> Self {
+        Self { features, ..Self::default() }
+    }
+
+    /// Forgets the entries of the last step, and keeps their memory.
+    pub(super) fn clear(&mut self) {
+        self.active.clear();
+        self.silent.clear();
+        self.values.clear();
+        self.silence.clear();
+        self.ties.clear();
+    }
+}

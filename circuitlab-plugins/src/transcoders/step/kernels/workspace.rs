@@ -1,0 +1,100 @@
+//! The memory of a step, kept for the next one.
+
+use std::sync::Mutex;
+
+use circuitlab_core::{Dims, Parameters, Result};
+use circuitlab_kernels::real::Real;
+use tch::{Device, Kind, Tensor};
+
+use super::block::Block;
+use super::tiles::{Tile, tiles};
+
+/// Pre-activations that are worked on at a time: as many as leave a core's second-level cache room for what they are made from.
+const BLOCK_BYTES: usize = 1 << 19;
+
+/// Features of a block, at least and at most: fewer make products slow, more leave threads without work.
+const BLOCK_FEATURES: (usize, usize) = (16, 256);
+
+/// What a worker multiplies into and lists rows in.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    /// `[features of a block, rows]`.
+    pub(super) products: Tensor,
+    pub(super) rows: Vec<u32>,
+}
+
+/// Everything that a step needs but the parameters and the batch.
+#[derive(Debug)]
+pub(in super::super) struct Workspace<R> {
+    pub(super) dims: Dims,
+    pub(super) rows: usize,
+    pub(super) block_features: usize,
+    /// Blocks of each source layer.
+    pub(super) layers: Vec<Vec<Block<R>>>,
+    pub(super) tiles: Vec<Tile>,
+    /// The reconstruction, then the gradient of the squared error to it, tile after tile: each `[rows, width]`. A tensor, for its
+    /// alignment, and so that ranks can add it up.
+    pub(super) error: Tensor,
+    /// Sum of that gradient over the rows: `[layer * d_model]`.
+    pub(super) error_total: Vec<R>,
+    /// Each tile's part of the squared decoder norms of all sources that write to it.
+    pub(super) norm_squares: Vec<Vec<R>>,
+    /// Decoder norms of each source layer.
+    pub(super) norms: Vec<Vec<R>>,
+    /// Gradients, in the order of the parameters.
+    pub(super) gradients: Vec<Tensor>,
+    /// As many ones and minus ones as there are rows.
+    pub(super) ones: [Vec<R>; 2],
+    /// One for each thread.
+    pub(super) scratch: Vec<Mutex<Scratch>>,
+}
+
+impl<R: Real> Workspace<R> {
+    /// Memory for batches of `rows`.
+    pub(super) fn new(dims: Dims, rows: usize, params: &Parameters) -> Result<Self> {
+        let options = (R::KIND, Device::Cpu);
+        let (least, most) = BLOCK_FEATURES;
+        let block_features = (BLOCK_BYTES / (rows * size_of::<R>()).max(1)).clamp(least, most);
+        let starts = || (0..dims.d_features).step_by(block_features);
+        let blocks = || starts().map(|start| Block::new(start..(start + block_features).min(dims.d_features))).collect();
+        let tiles = tiles(dims.layers, dims.d_model, rows, size_of::<R>());
+        let numbers = (dims.layers * dims.d_model) as i64;
+        Ok(Self {
+            dims,
+            rows,
+            block_features,
+            layers: (0..dims.layers).map(|_| blocks()).collect(),
+            norm_squares: vec![Vec::new(); tiles.len()],
+            tiles,
+            error: Tensor::f_zeros([rows as i64 * numbers], options)?,
+            error_total: vec![R::default(); numbers as usize],
+            norms: vec![vec![R::default(); dims.d_features]; dims.layers],
+            gradients: params.values().iter().map(|value| Tensor::f_zeros(value.size(), options)).collect::<Result<_, _>>()?,
+            ones: [1.0, -1.0].map(|one| vec![R::of(one); rows]),
+            scratch: Vec::new(),
+        })
+    }
+
+    /// Whether it is of these sizes.
+    pub(super) fn fits(&self, dims: Dims, rows: usize, params: &Parameters) -> bool {
+        let same = |(gradient, value): (&Tensor, &Tensor)| gradient.size() == value.size();
+        self.dims == dims
+            && self.rows == rows
+            && self.gradients.len() == params.values().len()
+            && self.gradients.iter().zip(params.values()).all(same)
+    }
+
+    /// Makes sure that each thread has memory of its own.
+    pub(super) fn prepare(&mut self, threads: usize) -> Result<()> {
+        while self.scratch.len() < threads {
+            let products = Tensor::f_zeros([self.block_features as i64, self.rows as i64], (R::KIND, Device::Cpu))?;
+            self.scratch.push(Mutex::new(Scratch { products, rows: Vec::new() }));
+        }
+        Ok(())
+    }
+}
+
+/// A number as a tensor without axes.
+pub(super) fn scalar(number: f64) -> Tensor {
+    Tensor::from(number).to_kind(Kind::Double)
+}
