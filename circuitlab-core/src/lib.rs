@@ -49,4 +49,4 @@ pub use sparsity::{
 };
 pub use tch;
 pub use text::{Content, Documents, Piece, TextInput, TextSource};
-pub use transcoder::{Batch, Dims, StepContext, StepOutput, Transcoder};
+pub use transcoder::{Batch, Dims, StageCost, StepContext, StepOutput, Transcoder};

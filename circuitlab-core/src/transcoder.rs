@@ -76,6 +76,21 @@ pub struct StepOutput {
     pub squared_error: Tensor,
     /// How many of this rank's rows each feature fired on, float: `[layer, d_features]`.
     pub active_rows: Tensor,
+    /// What its parts cost, where the transcoder measures them.
+    pub stages: Vec<StageCost>,
+}
+
+/// What a part of a step cost.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StageCost {
+    /// Its name, such as `encode`.
+    pub name: &'static str,
+    /// How long it took.
+    pub seconds: f64,
+    /// Floating-point operations.
+    pub flop: f64,
+    /// Bytes of memory that it has to read and write, those that stay in caches not counted.
+    pub bytes: f64,
 }
 
 /// A dictionary that reads the residual stream and writes to MLP outputs.

@@ -61,13 +61,7 @@ pub trait Real:
     fn larger<S: Simd>(simd: S, a: Self::Lanes<S>, b: Self::Lanes<S>) -> Self::Lanes<S>;
 
     /// `one` where `a < b`, else `other`.
-    fn where_less<S: Simd>(
-        simd: S,
-        a: Self::Lanes<S>,
-        b: Self::Lanes<S>,
-        one: Self::Lanes<S>,
-        other: Self::Lanes<S>,
-    ) -> Self::Lanes<S>;
+    fn where_less<S: Simd>(simd: S, a: Self::Lanes<S>, b: Self::Lanes<S>, one: Self::Lanes<S>, other: Self::Lanes<S>) -> Self::Lanes<S>;
 
     /// The sum over a vector.
     fn total<S: Simd>(simd: S, of: Self::Lanes<S>) -> Self;

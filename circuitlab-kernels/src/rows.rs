@@ -66,15 +66,7 @@ pub fn add_rows<S: Simd, R: Real>(simd: S, out: &mut [R], factors: &[R], places:
 }
 
 #[inline(always)]
-fn strip<S: Simd, R: Real, const N: usize>(
-    simd: S,
-    out: &mut [R],
-    factors: &[R],
-    places: &[u32],
-    rows: &[R],
-    width: usize,
-    from: usize,
-) {
+fn strip<S: Simd, R: Real, const N: usize>(simd: S, out: &mut [R], factors: &[R], places: &[u32], rows: &[R], width: usize, from: usize) {
     let length = out.len();
     let Some(out) = R::lanes_mut::<S>(out).0.first_chunk_mut::<N>() else { return };
     let mut sums = *out;

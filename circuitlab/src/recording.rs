@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use circuitlab_core::tensors::TensorFile;
 use circuitlab_core::{
-    Batch, Dims, Error as CoreError, ParallelismStrategy, Parameters, PenaltyWeights, Registry, SparsityActivation, Spec, StepContext,
-    Transcoder,
+    Batch, Dims, Error as CoreError, ParallelismStrategy, Parameters, PenaltyWeights, Registry, SparsityActivation, Spec, StageCost,
+    StepContext, Transcoder,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -46,6 +46,8 @@ pub struct ReplayedStep {
     pub elapsed: Duration,
     /// Gradients before clipping, in the order of the parameters, where they were asked for.
     pub gradients: Vec<Tensor>,
+    /// What its parts cost: those that the transcoder measures, and `optimiser`.
+    pub stages: Vec<StageCost>,
 }
 
 impl Recording {
@@ -65,9 +67,7 @@ impl Recording {
             );
         };
         let dims = Dims { layers: layers as usize, d_model: d_model as usize, d_features: d_features as usize };
-        let targets = file.raw("init.W_dec.0")?.0.first().copied().unwrap_or(0);
-        let name = if targets == 1 && layers > 1 { "plt" } else { "clt" };
-        let transcoder = transcoder.cloned().unwrap_or_else(|| Spec::named(name));
+        let transcoder = transcoder.map_or_else(|| Self::transcoder(path), |given| Ok(given.clone()))?;
         let activation = with_bandwidth(registry, &file, activation.cloned().unwrap_or_else(|| Spec::named("jumprelu")))?;
         Ok(Self {
             file,
@@ -78,6 +78,17 @@ impl Recording {
             strategy: registry.build::<dyn ParallelismStrategy>(&Spec::named("single"))?,
             names: [transcoder.name, activation.name],
         })
+    }
+
+    /// The transcoder that a recording is of: a CLT, or a PLT where each layer decodes to itself only.
+    ///
+    /// # Errors
+    /// Files that are no such recording.
+    pub fn transcoder(path: &Path) -> Result<Spec> {
+        let file = TensorFile::open(path)?;
+        let layers = file.raw("init.W_enc")?.0.first().copied().unwrap_or(0);
+        let targets = file.raw("init.W_dec.0")?.0.first().copied().unwrap_or(0);
+        Ok(Spec::named(if targets == 1 && layers > 1 { "plt" } else { "clt" }))
     }
 
     /// The names of its transcoder and its activation.
@@ -149,7 +160,13 @@ impl Recording {
         let mut output = self.transcoder.step(params, batch, &context)?;
         let gradients = if keep_gradients { output.gradients.iter().map(Tensor::copy).collect() } else { Vec::new() };
         let gradient_norm = clip_by_global_norm(&mut output.gradients, params, 1.0, &*self.strategy)?;
+        let stepped = Instant::now();
         adam.step(params, &output.gradients, learning_rate);
+        let mut stages = output.stages;
+        let numbers = params.count() as f64;
+        // A gradient is read; the parameter and both moments are read and written.
+        let bytes = numbers * 7.0 * self.kind.elt_size_in_bytes() as f64;
+        stages.push(StageCost { name: "optimiser", seconds: stepped.elapsed().as_secs_f64(), flop: 0.0, bytes });
         let value = |tensor: &Tensor| tensor.double_value(&[]);
         Ok(ReplayedStep {
             mse: value(&output.mse),
@@ -159,6 +176,7 @@ impl Recording {
             gradient_norm,
             elapsed: started.elapsed(),
             gradients,
+            stages,
         })
     }
 }

@@ -58,9 +58,13 @@ pub struct BenchStepArgs {
     /// Steps that count; one more comes first.
     #[arg(long, default_value_t = 5, value_name = "COUNT")]
     pub steps: usize,
-    /// Take dense products throughout, which is the only form there is so far.
+    /// Take dense products throughout.
     #[arg(long)]
     pub dense: bool,
+    /// Print what each stage of the step costs, and what no step is faster than: the encoder's products and one pass over the
+    /// optimiser's state, measured in turn with the steps.
+    #[arg(long)]
+    pub stages: bool,
     /// Threads of CPU products. Default: the number of cores.
     #[arg(long, value_name = "COUNT")]
     pub threads: Option<i32>,

@@ -12,7 +12,7 @@ use crate::hooks::{Action, HookPoint};
 use crate::model::{ModelInfo, Past};
 use crate::params::{ParameterSpec, Parameters};
 use crate::sparsity::{Activated, ActivationGradients, ActivationParameter, BackwardInput, JumpForm, PenaltyWeights, ThresholdForm};
-use crate::transcoder::{Batch, Dims, StepContext, StepOutput};
+use crate::transcoder::{Batch, Dims, StageCost, StepContext, StepOutput};
 use crate::{Content, Documents, Error, Mesh, Piece, Record, Result, TextInput};
 
 /// The digest in hexadecimal.
@@ -40,6 +40,7 @@ const fn digest() -> u64 {
         Dims,
         Batch,
         StepContext<'static>,
+        StageCost,
         StepOutput
     );
     whole!(Content, Piece, TextInput);
@@ -54,7 +55,7 @@ const fn digest() -> u64 {
         Activated { acts, active },
         PenaltyWeights { lambda, mu, tanh_scale },
         ParameterSpec { name, layer, shape, init, per_feature, update, precision },
-        StepOutput { mse, sparsity, preact, gradients, gradient_squares, squared_error, active_rows },
+        StepOutput { mse, sparsity, preact, gradients, gradient_squares, squared_error, active_rows, stages },
         ModelInfo { family, name, fingerprint, layers, d_model, heads, vocabulary, context, bos, eos, stops },
         Past { tokens, layers },
     );

@@ -105,6 +105,7 @@ mod tests {
             gradient_squares: None,
             squared_error: Tensor::from_slice(&[1.0_f32]),
             active_rows: Tensor::from_slice(&[1.0_f32, 2.0, 0.0]).view([1, 3]),
+            stages: Vec::new(),
         };
         let step = StepMetrics { gradient_norm: 3.0, learning_rate: 0.1, lambda: 2.0 };
         let mut interval = Interval::default();

@@ -3,6 +3,7 @@
 
 mod cache;
 mod codec;
+mod floor;
 mod forward;
 mod run;
 mod samples;

@@ -64,6 +64,7 @@ pub(super) fn step(
         gradient_squares: None,
         squared_error,
         active_rows: Tensor::stack(&active_rows, 0),
+        stages: Vec::new(),
     })
 }
 

@@ -47,7 +47,14 @@ impl Kept {
 }
 
 /// Losses and gradients of one batch, added to those of the micro-batches before.
-pub(super) fn step(params: &Parameters, reach: Reach, batch: &Batch, context: &StepContext<'_>, form: Form, kept: &mut Kept) -> Result<StepOutput> {
+pub(super) fn step(
+    params: &Parameters,
+    reach: Reach,
+    batch: &Batch,
+    context: &StepContext<'_>,
+    form: Form,
+    kept: &mut Kept,
+) -> Result<StepOutput> {
     let d_model = Layer::of(params, 0)?.w_enc.size()[1];
     let axes = [("rows", -1), ("layer", layers(params) as i64), ("d_model", d_model)];
     shape::expect("step, inputs", &batch.inputs, &axes)?;

@@ -147,7 +147,9 @@ impl<R: Real> WithSimd for Encoder<'_, R> {
             let span = block.active.of(place);
             let half = trained.map(|(bandwidth, _)| bandwidth * R::of(0.5));
             let (mut bias, mut near, mut squared_error) = (push * below, R::default(), R::default());
-            for ((grad, pull), value) in block.grads[span.clone()].iter_mut().zip(&block.pull[span.clone()]).zip(&block.values[span.clone()]) {
+            for ((grad, pull), value) in
+                block.grads[span.clone()].iter_mut().zip(&block.pull[span.clone()]).zip(&block.values[span.clone()])
+            {
                 squared_error += *grad;
                 *grad += *pull;
                 bias += *grad;

@@ -16,6 +16,7 @@
 
 mod backward;
 mod block;
+mod clock;
 mod decode;
 mod select;
 mod stages;

@@ -1,7 +1,9 @@
 //! The stages of a step, one after the other.
 
+use std::time::Instant;
+
 use circuitlab_core::parallel::MeshAxis;
-use circuitlab_core::{Batch, Dims, Parameters, Result, StepContext, StepOutput, ThresholdForm};
+use circuitlab_core::{Batch, Dims, Parameters, Result, StageCost, StepContext, StepOutput, ThresholdForm};
 use circuitlab_kernels::real::{Real, Stored};
 use circuitlab_kernels::slices::{numbers, numbers_mut};
 use circuitlab_kernels::threads;
@@ -12,6 +14,7 @@ use tch::{Kind, Tensor};
 
 use super::backward::{DecoderTile, Encoder, penalties};
 use super::block::Block;
+use super::clock::Clock;
 use super::decode::{Decode, Residual, Source};
 use super::select::Select;
 use super::tiles::{Tile, split};
@@ -51,12 +54,14 @@ pub(in super::super) fn step<R: Real, W: Stored<R>>(
         targets: batch.targets.f_to_kind(R::KIND)?.f_contiguous()?,
         layers: forms.iter().enumerate().map(|(layer, form)| Numbers::of(params, layer, form)).collect::<Result<_>>()?,
     };
-    step.encode(params, &mut work)?;
-    step.decode::<W>(params, &mut work)?;
+    let mut clock = Clock::start();
+    step.encode::<W>(params, &mut work, &mut clock)?;
+    step.decode::<W>(params, &mut work, &mut clock)?;
     context.strategy.sum(MeshAxis::Feature, &mut work.error)?;
     let squared_error = step.residual(params, &mut work)?;
     let penalties = step.penalties(&mut work);
-    let squares = step.backward::<W>(params, &mut work)?;
+    clock.lap("residual and penalties", 0, 3 * rows * dims.layers * dims.d_model * size_of::<R>());
+    let squares = step.backward::<W>(params, &mut work, &mut clock)?;
     let counts = work.layers.iter().flatten().flat_map(|block| (0..block.features.len()).map(|place| block.active.of(place).len() as f32));
     let active_rows = Tensor::from_slice(&counts.collect::<Vec<_>>()).view([dims.layers as i64, dims.d_features as i64]);
     let mut losses = Losses {
@@ -75,6 +80,7 @@ pub(in super::super) fn step<R: Real, W: Stored<R>>(
         gradient_squares: Some(squares),
         squared_error: Tensor::from_slice(&squared_error),
         active_rows,
+        stages: clock.stages,
     })
 }
 
@@ -94,7 +100,8 @@ impl<R: Real> Numbers<R> {
         let list = |tensor: &Tensor| -> Result<Vec<R>> { Ok(numbers(&tensor.f_to_kind(R::KIND)?.f_contiguous()?)?.to_vec()) };
         let biases = list(layer.b_enc)?;
         let thresholds = form.thresholds.as_ref().map_or_else(|| Ok(vec![R::default(); biases.len()]), list)?;
-        let trained = form.trained.as_ref().map(|trained| Ok::<_, circuitlab_core::Error>((R::of(trained.bandwidth), list(&trained.slope)?)));
+        let trained =
+            form.trained.as_ref().map(|trained| Ok::<_, circuitlab_core::Error>((R::of(trained.bandwidth), list(&trained.slope)?)));
         Ok(Self { biases, decoder_biases: list(layer.b_dec)?, thresholds, trained: trained.transpose()? })
     }
 }
@@ -123,21 +130,23 @@ struct Step<'a, R> {
 
 impl<R: Real> Step<'_, R> {
     /// Pre-activations, and of them the active entries, block by block.
-    fn encode(&self, params: &Parameters, work: &mut Workspace<R>) -> Result<()> {
+    fn encode<W: Stored<R>>(&self, params: &Parameters, work: &mut Workspace<R>, clock: &mut Clock) -> Result<()> {
         let (rows, scratch) = (self.rows, &work.scratch);
+        let mut busy = [0.0; 2];
         for (index, blocks) in work.layers.iter_mut().enumerate() {
             let w_enc = Layer::of(params, index)?.w_enc;
             let inputs = self.inputs.select(0, index as i64).tr();
             let numbers_of = &self.layers[index];
-            let operands = |block: &Block<R>| {
-                (w_enc.narrow(0, block.features.start as i64, block.features.len() as i64), inputs.shallow_clone())
-            };
+            let operands =
+                |block: &Block<R>| (w_enc.narrow(0, block.features.start as i64, block.features.len() as i64), inputs.shallow_clone());
             let operands: Vec<(Tensor, Tensor)> = blocks.iter().map(operands).collect();
-            let encode = |(block, (weights, inputs)): (&mut Block<R>, (Tensor, Tensor))| -> Result<()> {
+            let encode = |(block, (weights, inputs)): (&mut Block<R>, (Tensor, Tensor))| -> Result<[f64; 2]> {
+                let began = Instant::now();
                 let thread = rayon::current_thread_index().unwrap_or(0) % scratch.len();
                 let mut scratch = scratch[thread].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 let mut products = scratch.products.narrow(0, 0, block.features.len() as i64);
                 let _ = weights.f_to_kind(R::KIND)?.f_mm_out(&products, &inputs)?;
+                let encoded = began.elapsed();
                 let features = block.features.clone();
                 Arch::new().dispatch(Select {
                     products: numbers_mut(&mut products)?,
@@ -148,15 +157,24 @@ impl<R: Real> Step<'_, R> {
                     block,
                     scratch: &mut scratch.rows,
                 });
-                Ok(())
+                Ok([encoded, began.elapsed() - encoded].map(|time| time.as_secs_f64()))
             };
-            self.pool.install(|| blocks.par_iter_mut().zip(operands).with_max_len(1).try_for_each(encode))?;
+            let sum = |one: [f64; 2], other: [f64; 2]| Ok([one[0] + other[0], one[1] + other[1]]);
+            let parts = blocks.par_iter_mut().zip(operands).with_max_len(1).map(encode);
+            busy = sum(busy, self.pool.install(|| parts.try_reduce(|| [0.0; 2], sum))?)?;
         }
+        let Dims { layers, d_model, d_features } = self.dims;
+        let (weights, entries) = (layers * d_model * d_features, layers * d_features * rows);
+        let stage = |name, seconds, flop, bytes| StageCost { name, seconds, flop: flop as f64, bytes: bytes as f64 };
+        clock.lap_shared([
+            stage("encode", busy[0], 2 * rows * weights, weights * size_of::<W>()),
+            stage("select", busy[1], 0, entries * size_of::<R>()),
+        ]);
         Ok(())
     }
 
     /// The reconstruction without biases, and the decoder norms.
-    fn decode<W: Stored<R>>(&self, params: &Parameters, work: &mut Workspace<R>) -> Result<()> {
+    fn decode<W: Stored<R>>(&self, params: &Parameters, work: &mut Workspace<R>, clock: &mut Clock) -> Result<()> {
         let Workspace { layers, tiles, error, norm_squares, norms, .. } = work;
         let decoders = (0..self.dims.layers).map(|layer| numbers::<W>(Layer::of(params, layer)?.w_dec)).collect::<Result<Vec<_>>>()?;
         let known = self.context.accumulate;
@@ -180,6 +198,11 @@ impl<R: Real> Step<'_, R> {
         if !known {
             self.sum_norms(tiles, norm_squares, norms);
         }
+        let width = |source: usize| reach(dims.layers, source).len() * dims.d_model;
+        let active = |blocks: &[Block<R>]| blocks.iter().map(|block| block.values.len()).sum::<usize>();
+        let products: usize = layers.iter().enumerate().map(|(source, blocks)| width(source) * active(blocks)).sum();
+        let weights: usize = (0..dims.layers).map(|source| width(source) * dims.d_features).sum();
+        clock.lap("decode", 2 * products, weights * size_of::<W>());
         Ok(())
     }
 
@@ -247,13 +270,21 @@ impl<R: Real> Step<'_, R> {
     }
 
     /// All gradients but those of the decoder biases; gives the squares of all.
-    fn backward<W: Stored<R>>(&self, params: &Parameters, work: &mut Workspace<R>) -> Result<Vec<f64>> {
+    fn backward<W: Stored<R>>(&self, params: &Parameters, work: &mut Workspace<R>, clock: &mut Clock) -> Result<Vec<f64>> {
         let mut squares = vec![0.0; params.values().len()];
         for index in 0..self.dims.layers {
             let layer = Layer::of(params, index)?;
             let start = layer.positions.start;
+            let [features, d_model] = [self.dims.d_features, self.dims.d_model];
+            let width = (self.reach)(self.dims.layers, index).len() * d_model;
+            let [active, silent] = work.layers[index]
+                .iter()
+                .fold([0, 0], |[active, silent], block| [active + block.values.len(), silent + block.silent.rows.len()]);
             squares[start + 2] = self.decoder::<W>(&layer, index, work)?;
+            // The gradient is written; where it is added to, it is read as well.
+            clock.lap("decoder gradient", (4 * active + silent) * width, features * width * (size_of::<W>() + size_of::<R>()));
             let [w_enc, b_enc, own] = self.encoder(&layer, index, work)?;
+            clock.lap("encoder gradient", 2 * active * d_model, features * d_model * size_of::<R>());
             (squares[start], squares[start + 1]) = (w_enc, b_enc);
             squares[start + 3] = numbers::<R>(&work.gradients[start + 3])?.iter().map(|number| number.wide() * number.wide()).sum();
             if let Some(square) = squares.get_mut(start + 4..layer.positions.end).and_then(<[f64]>::first_mut) {
