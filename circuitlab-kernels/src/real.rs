@@ -63,12 +63,15 @@ pub trait Real:
     /// `one` where `a < b`, else `other`.
     fn where_less<S: Simd>(simd: S, a: Self::Lanes<S>, b: Self::Lanes<S>, one: Self::Lanes<S>, other: Self::Lanes<S>) -> Self::Lanes<S>;
 
+    /// Whether `a > b` anywhere.
+    fn any_above<S: Simd>(simd: S, a: Self::Lanes<S>, b: Self::Lanes<S>) -> bool;
+
     /// The sum over a vector.
     fn total<S: Simd>(simd: S, of: Self::Lanes<S>) -> Self;
 }
 
 macro_rules! real {
-    ($real:ident, $lanes:ident, $count:ident, $splat:ident, $slice:ident, $slice_mut:ident, $add:ident, $sub:ident, $fused:ident, $max:ident, $less:ident, $select:ident, $total:ident) => {
+    ($real:ident, $lanes:ident, $count:ident, $splat:ident, $slice:ident, $slice_mut:ident, $add:ident, $sub:ident, $fused:ident, $max:ident, $less:ident, $select:ident, $above:ident, $first:ident, $total:ident) => {
         impl Real for $real {
             type Lanes<S: Simd> = S::$lanes;
 
@@ -139,6 +142,12 @@ macro_rules! real {
             }
 
             #[inline(always)]
+            fn any_above<S: Simd>(simd: S, a: S::$lanes, b: S::$lanes) -> bool {
+                // Which of several places it gives depends on the vector unit; where there is none, it is the number of lanes on all.
+                simd.$first(simd.$above(a, b)) < S::$count
+            }
+
+            #[inline(always)]
             fn total<S: Simd>(simd: S, of: S::$lanes) -> Self {
                 simd.$total(of)
             }
@@ -159,6 +168,8 @@ real!(
     max_f32s,
     less_than_f32s,
     select_f32s,
+    greater_than_f32s,
+    first_true_m32s,
     reduce_sum_f32s
 );
 real!(
@@ -174,6 +185,8 @@ real!(
     max_f64s,
     less_than_f64s,
     select_f64s,
+    greater_than_f64s,
+    first_true_m64s,
     reduce_sum_f64s
 );
 

@@ -81,31 +81,58 @@ fn strip<S: Simd, R: Real, const N: usize>(simd: S, out: &mut [R], factors: &[R]
     *out = sums;
 }
 
-/// Counts the numbers that lie below `threshold` when `shift` is added to them, and sums up by how much.
+/// What [`scan`] finds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Scan<R> {
+    /// Numbers below the threshold.
+    pub below: usize,
+    /// By how much they are below it, in all.
+    pub gap: R,
+    /// Places that were listed.
+    pub found: usize,
+}
+
+/// Goes over `numbers + shift` once: counts those below `threshold`, and lists the places of those that are less than `reach` below it,
+/// or above it, in `places`, which is longer than `numbers`.
 #[inline(always)]
-pub fn below<S: Simd, R: Real>(simd: S, numbers: &[R], shift: R, threshold: R) -> (usize, R) {
+pub fn scan<S: Simd, R: Real>(simd: S, numbers: &[R], shift: R, threshold: R, reach: R, places: &mut [u32]) -> Scan<R> {
     let (vectors, end) = R::lanes::<S>(numbers);
+    let lanes = R::lane_count::<S>();
     let [zero, one] = [0.0, 1.0].map(|number| R::splat(simd, R::of(number)));
-    let [wide_shift, wide_threshold] = [shift, threshold].map(|number| R::splat(simd, number));
-    let (mut count, mut gap) = (0, R::default());
-    // Counted in lanes of the same type, which hold whole numbers of this size exactly.
-    for vectors in vectors.chunks(1 << 16) {
-        let (mut counts, mut gaps) = (zero, zero);
-        for vector in vectors {
-            let shifted = R::plus(simd, *vector, wide_shift);
-            counts = R::plus(simd, counts, R::where_less(simd, shifted, wide_threshold, one, zero));
-            // Of two the second is taken where the first is not a number: those count as no gap here, and show elsewhere.
-            gaps = R::plus(simd, gaps, R::larger(simd, R::minus(simd, wide_threshold, shifted), zero));
+    let [wide_shift, wide_threshold, wide_floor] = [shift, threshold, -reach].map(|number| R::splat(simd, number));
+    let mut all = Scan::default();
+    let mut list = |numbers: &[R], first: usize, found: &mut usize| {
+        for (place, number) in numbers.iter().enumerate() {
+            places[*found] = (first + place) as u32;
+            *found += usize::from(*number + shift - threshold > -reach);
         }
-        count += R::total(simd, counts).wide() as usize;
-        gap += R::total(simd, gaps);
+    };
+    // Counted in lanes of the same type, which hold whole numbers of this size exactly.
+    for (run, run_vectors) in vectors.chunks(1 << 16).enumerate() {
+        let (mut counts, mut gaps) = (zero, zero);
+        for (place, vector) in run_vectors.iter().enumerate() {
+            let distance = R::minus(simd, R::plus(simd, *vector, wide_shift), wide_threshold);
+            counts = R::plus(simd, counts, R::where_less(simd, distance, zero, one, zero));
+            // Of two the second is taken where the first is not a number: those count as no gap here, and show elsewhere.
+            gaps = R::plus(simd, gaps, R::larger(simd, R::minus(simd, zero, distance), zero));
+            if R::any_above(simd, distance, wide_floor) {
+                let start = (run << 16 | place) * lanes;
+                list(&numbers[start..start + lanes], start, &mut all.found);
+            }
+        }
+        all.below += R::total(simd, counts).wide() as usize;
+        all.gap += R::total(simd, gaps);
     }
+    let whole = numbers.len() - end.len();
+    list(end, whole, &mut all.found);
     for number in end {
-        let shifted = *number + shift;
-        count += usize::from(shifted < threshold);
-        gap += if shifted < threshold { threshold - shifted } else { R::default() };
+        let distance = *number + shift - threshold;
+        if distance < R::default() {
+            all.below += 1;
+            all.gap += -distance;
+        }
     }
-    (count, gap)
+    all
 }
 
 /// Asks for a row before it is needed, where the machine can be asked.
@@ -126,4 +153,125 @@ pub fn prefetch<T>(row: &[T]) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = row;
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use pulp::{Arch, WithSimd};
+
+    use super::*;
+
+    /// Every function of this module on the same numbers.
+    #[derive(Debug, Clone)]
+    struct Case {
+        /// Rows of `width` numbers.
+        rows: Vec<f64>,
+        width: usize,
+        places: Vec<u32>,
+        factors: Vec<f64>,
+        start: Vec<f64>,
+        threshold: f64,
+        reach: f64,
+    }
+
+    #[derive(Debug)]
+    struct Found<R> {
+        dot: R,
+        multiple: Vec<R>,
+        sum: Vec<R>,
+        scan: Scan<R>,
+        listed: Vec<u32>,
+    }
+
+    fn cases() -> impl Strategy<Value = Case> {
+        // Quarters, so that numbers stand at the very threshold and sums in any order are exact.
+        let quarter = || (-40_i32..40).prop_map(|number| f64::from(number) / 4.0);
+        (1_usize..300, 1_usize..9).prop_flat_map(move |(width, rows)| {
+            (
+                proptest::collection::vec(quarter(), width * rows),
+                proptest::collection::vec((0..rows as u32, quarter()), 0..12),
+                proptest::collection::vec(quarter(), width),
+                quarter(),
+                (0_i32..12).prop_map(|number| f64::from(number) / 4.0),
+            )
+                .prop_map(move |(rows, entries, start, threshold, reach)| {
+                    let (places, factors) = entries.into_iter().unzip();
+                    Case { rows, width, places, factors, start, threshold, reach }
+                })
+        })
+    }
+
+    struct Run<R>(Case, std::marker::PhantomData<R>);
+
+    impl<R: Real> WithSimd for Run<R> {
+        type Output = Found<R>;
+
+        fn with_simd<S: Simd>(self, simd: S) -> Found<R> {
+            let list = |numbers: &[f64]| numbers.iter().map(|number| R::of(*number)).collect::<Vec<R>>();
+            let case = self.0;
+            let (rows, start) = (list(&case.rows), list(&case.start));
+            let first = &rows[..case.width];
+            let (mut multiple, mut sum) = (start.clone(), start.clone());
+            add_multiple(simd, &mut multiple, R::of(case.threshold), first);
+            add_rows(simd, &mut sum, &list(&case.factors), &case.places, &rows);
+            let mut places = vec![0; case.width + 1];
+            let scan = scan(simd, first, R::of(0.25), R::of(case.threshold), R::of(case.reach), &mut places);
+            prefetch(first);
+            Found { dot: dot(simd, first, &start), multiple, sum, scan, listed: places[..scan.found].to_vec() }
+        }
+    }
+
+    /// The same, written out.
+    fn plainly(case: &Case) -> Found<f64> {
+        let first = &case.rows[..case.width];
+        let row = |place: u32| &case.rows[place as usize * case.width..];
+        let sum_of = |column: usize| case.factors.iter().zip(&case.places).map(|(factor, place)| factor * row(*place)[column]).sum::<f64>();
+        let distances: Vec<f64> = first.iter().map(|number| number + 0.25 - case.threshold).collect();
+        let below: Vec<f64> = distances.iter().copied().filter(|distance| *distance < 0.0).collect();
+        let listed: Vec<u32> = (0..).zip(&distances).filter(|(_, distance)| **distance > -case.reach).map(|(place, _)| place).collect();
+        Found {
+            dot: first.iter().zip(&case.start).map(|(a, b)| a * b).sum(),
+            multiple: case.start.iter().zip(first).map(|(start, number)| start + case.threshold * number).collect(),
+            sum: case.start.iter().enumerate().map(|(column, start)| start + sum_of(column)).collect(),
+            scan: Scan { below: below.len(), gap: -below.iter().sum::<f64>(), found: listed.len() },
+            listed,
+        }
+    }
+
+    fn same<R: Real>(got: &Found<R>, want: &Found<f64>) -> bool {
+        let list = |numbers: &[R]| numbers.iter().map(|number| number.wide()).collect::<Vec<_>>();
+        let Scan { below, gap, found } = got.scan;
+        (got.dot.wide(), list(&got.multiple), list(&got.sum), &got.listed) == (want.dot, want.multiple.clone(), want.sum.clone(), &want.listed)
+            && (below, gap.wide(), found) == (want.scan.below, want.scan.gap, want.scan.found)
+    }
+
+    proptest! {
+        #[test]
+        fn every_vector_unit_gives_what_is_written_out(case in cases()) {
+            let want = plainly(&case);
+            let short = || Run::<f32>(case.clone(), std::marker::PhantomData);
+            let long = || Run::<f64>(case.clone(), std::marker::PhantomData);
+            prop_assert!(same(&Arch::new().dispatch(short()), &want) && same(&Arch::new().dispatch(long()), &want));
+            prop_assert!(same(&short().with_simd(pulp::Scalar), &want) && same(&long().with_simd(pulp::Scalar), &want));
+            #[cfg(target_arch = "x86_64")]
+            if let Some(avx2) = pulp::x86::V3::try_new() {
+                prop_assert!(same(&pulp::Simd::vectorize(avx2, short()), &want) && same(&pulp::Simd::vectorize(avx2, long()), &want));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_number_is_neither_below_nor_listed() {
+        struct Scanned;
+        impl WithSimd for Scanned {
+            type Output = Scan<f32>;
+            fn with_simd<S: Simd>(self, simd: S) -> Scan<f32> {
+                let mut numbers = [1.0_f32; 40];
+                (numbers[3], numbers[38]) = (f32::NAN, f32::NAN);
+                scan(simd, &numbers, 0.0, 2.0, 0.5, &mut [0; 41])
+            }
+        }
+        assert_eq!(Arch::new().dispatch(Scanned), Scan { below: 38, gap: 38.0, found: 0 });
+    }
 }

@@ -28,18 +28,13 @@ impl<R: Real> WithSimd for Select<'_, R> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { products, rows: row_count, biases, thresholds, half_window, block, scratch } = self;
-        scratch.resize(row_count, 0);
+        scratch.resize(row_count + 1, 0);
         block.clear();
-        // Above this distance from the threshold an entry is of interest.
-        let above = half_window.map_or(R::default(), |half| -half);
+        // Silent entries less than this below the threshold are of interest.
+        let reach = half_window.unwrap_or_default();
         for (feature, (&bias, &theta)) in biases.iter().zip(thresholds).enumerate() {
             let products = &products[feature * row_count..][..row_count];
-            let (below, gap) = rows::below(simd, products, bias, theta);
-            let mut found = 0;
-            for (row, product) in products.iter().enumerate() {
-                scratch[found] = row as u32;
-                found += usize::from(*product + bias - theta > above);
-            }
+            let rows::Scan { below, gap, found } = rows::scan(simd, products, bias, theta, reach, scratch);
             let before = block.values.len();
             for &row in &scratch[..found] {
                 let value = products[row as usize] + bias;
@@ -56,7 +51,7 @@ impl<R: Real> WithSimd for Select<'_, R> {
             let complement = half_window.is_some() && outside < near;
             if complement {
                 block.silent.rows.truncate(block.silent.rows.len() - near);
-                let far = products.iter().enumerate().filter(|(_, product)| !(**product + bias - theta > above));
+                let far = products.iter().enumerate().filter(|(_, product)| !(**product + bias - theta > -reach));
                 block.silent.rows.extend(far.map(|(row, _)| row as u32));
             }
             if active + below < row_count {
