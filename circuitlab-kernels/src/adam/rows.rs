@@ -1,0 +1,157 @@
+//! The pass over rows, and those that it may pass over.
+//!
+//! A row without gradient need not be touched where that changes nothing: while both moments are zero still, or where `beta1` is 0, so
+//! that the parameter rests and the second moment only decays. The decay is made up for when the row is next touched, by as many
+//! multiplications as were left out: the result is the same to the bit. Made up for, a step costs a row in cache some tens of cycles;
+//! from memory it would be thousands.
+
+use circuitlab_core::{Error, Result};
+use half::bf16;
+use rayon::prelude::*;
+
+use super::{Factors, Real, Step};
+use crate::threads::pool;
+
+/// In place of a number of missed steps: both moments of the row are still zero.
+pub const NEVER: u32 = u32::MAX;
+
+/// Numbers that a thread steps at a time.
+const BLOCK: usize = 1 << 15;
+
+/// A parameter, what Adam keeps of it, and its gradient: `[rows, width]` each, but for `missed: [rows]`.
+#[derive(Debug)]
+pub struct Rows<'a, T> {
+    /// Numbers of a row.
+    pub width: usize,
+    /// The parameter.
+    pub value: &'a mut [T],
+    /// Its copy in 16 bits, which is written anew for every row that changes.
+    pub rounded: Option<&'a mut [bf16]>,
+    /// First moment.
+    pub first: &'a mut [T],
+    /// Second moment.
+    pub second: &'a mut [T],
+    /// Gradient.
+    pub gradient: &'a [T],
+    /// How many steps each row has missed since it was last touched, or [`NEVER`] where its moments are zero still. Without it no row
+    /// is passed over.
+    pub missed: Option<&'a mut [u32]>,
+}
+
+/// Steps all rows.
+///
+/// # Errors
+/// Lengths that do not fit together, and a system that gives no threads.
+pub fn step<T: Real>(step: &Step, rows: Rows<'_, T>) -> Result<()> {
+    rows.check()?;
+    let factors = Factors::new(step);
+    let blocks = rows.blocks();
+    pool()?.install(|| {
+        blocks.into_par_iter().for_each(|block| pulp::Arch::new().dispatch(|| block.step(&factors)));
+    });
+    Ok(())
+}
+
+/// Makes up for missed steps, so that the moments can be read. Rows that never had a gradient are left alone.
+///
+/// # Errors
+/// Lengths that do not fit together, and a system that gives no threads.
+pub fn settle<T: Real>(beta2: f64, width: usize, first: &mut [T], second: &mut [T], missed: &mut [u32]) -> Result<()> {
+    if width == 0 || first.len() != second.len() || first.len() != width * missed.len() {
+        return Err(misfit("settle", [first.len(), second.len(), width * missed.len()]));
+    }
+    let beta2 = T::of(beta2);
+    pool()?.install(|| {
+        let rows = first.par_chunks_mut(width).zip(second.par_chunks_mut(width)).zip(missed);
+        rows.for_each(|((first, second), missed)| pulp::Arch::new().dispatch(|| make_up(beta2, first, second, missed)));
+    });
+    Ok(())
+}
+
+fn misfit(what: &str, lengths: [usize; 3]) -> Error {
+    Error::Invalid(format!("{what}: a parameter, its moments and its gradient are of different lengths: {lengths:?}"))
+}
+
+impl<'a, T: Real> Rows<'a, T> {
+    fn check(&self) -> Result<()> {
+        let length = self.value.len();
+        let rounded = self.rounded.as_ref().is_none_or(|rounded| rounded.len() == length);
+        let missed = self.missed.as_ref().is_none_or(|missed| missed.len() * self.width == length);
+        let lengths = [self.first.len(), self.second.len(), self.gradient.len()];
+        if lengths.iter().all(|other| *other == length) && rounded && missed && (self.width > 0 || length == 0) {
+            return Ok(());
+        }
+        Err(misfit("Adam", lengths))
+    }
+
+    /// Cuts it into blocks of whole rows; where no row may be passed over rows need not be whole.
+    fn blocks(self) -> Vec<Self> {
+        let width = self.width.max(1);
+        let rows = if self.missed.is_some() { (BLOCK / width).max(1) } else { BLOCK.div_ceil(width) };
+        let length = rows * width;
+        let mut rounded = self.rounded.map(|rounded| rounded.chunks_mut(length));
+        let mut missed = self.missed.map(|missed| missed.chunks_mut(rows));
+        let moments = self.first.chunks_mut(length).zip(self.second.chunks_mut(length));
+        let values = self.value.chunks_mut(length).zip(self.gradient.chunks(length));
+        let block = |((value, gradient), (first, second)): ((&'a mut [T], &'a [T]), (&'a mut [T], &'a mut [T]))| Self {
+            width,
+            value,
+            rounded: rounded.as_mut().and_then(Iterator::next),
+            first,
+            second,
+            gradient,
+            missed: missed.as_mut().and_then(Iterator::next),
+        };
+        values.zip(moments).map(block).collect()
+    }
+
+    #[inline(always)]
+    fn step(mut self, factors: &Factors<T>) {
+        let Some(missed) = self.missed.take() else {
+            return self.update(factors, 0..self.value.len());
+        };
+        for (row, missed) in missed.iter_mut().enumerate() {
+            let place = row * self.width..(row + 1) * self.width;
+            if (*missed == NEVER || factors.beta1 == T::ZERO) && is_zero(&self.gradient[place.clone()]) {
+                if *missed != NEVER {
+                    *missed = (*missed + 1).min(NEVER - 1);
+                }
+                continue;
+            }
+            make_up(factors.beta2, &mut self.first[place.clone()], &mut self.second[place.clone()], missed);
+            *missed = 0;
+            self.update(factors, place);
+        }
+    }
+
+    #[inline(always)]
+    fn update(&mut self, factors: &Factors<T>, place: std::ops::Range<usize>) {
+        let value = &mut self.value[place.clone()];
+        factors.update(value, &mut self.first[place.clone()], &mut self.second[place.clone()], &self.gradient[place.clone()]);
+        if let Some(rounded) = &mut self.rounded {
+            T::round(value, &mut rounded[place]);
+        }
+    }
+}
+
+#[inline(always)]
+fn is_zero<T: Real>(numbers: &[T]) -> bool {
+    numbers.chunks(64).all(|numbers| numbers.iter().fold(true, |zero, number| zero & (*number == T::ZERO)))
+}
+
+/// What the missed steps would have done to the moments of a row, all of them without gradient and with a `beta1` of 0.
+#[inline(always)]
+fn make_up<T: Real>(beta2: T, first: &mut [T], second: &mut [T], missed: &mut u32) {
+    if *missed == 0 || *missed == NEVER {
+        return;
+    }
+    first.fill(T::ZERO);
+    for numbers in second.chunks_mut(64) {
+        for _ in 0..*missed {
+            for number in &mut *numbers {
+                *number = beta2 * *number;
+            }
+        }
+    }
+    *missed = 0;
+}
