@@ -12,9 +12,10 @@ use std::thread::{self, JoinHandle};
 
 use circuitlab_core::error::catch_panic;
 use circuitlab_core::{Axis, Batch};
+use circuitlab_kernels::slices::numbers_mut;
 use tch::Device;
 
-use super::memory::{Memory, numbers};
+use super::memory::Memory;
 use super::open::{Cache, Normalisation};
 use super::pool::Pool;
 use super::rows::Rows;
@@ -190,7 +191,7 @@ impl Assembler {
     fn run(mut self, windows: &Receiver<Result<LoadedWindow>>, batches: &SyncSender<Result<LoadedBatch>>) -> Result<()> {
         loop {
             let mut batch = self.memory.take()?;
-            if !self.fill(windows, numbers(&mut batch.inputs)?, numbers(&mut batch.targets)?)? {
+            if !self.fill(windows, numbers_mut(&mut batch.inputs)?, numbers_mut(&mut batch.targets)?)? {
                 return Ok(());
             }
             self.state.drawn_rows += self.batch_rows;

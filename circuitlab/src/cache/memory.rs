@@ -44,14 +44,3 @@ impl Memory {
         })
     }
 }
-
-/// The numbers of a tensor that [`Memory`] made.
-pub(super) fn numbers(tensor: &mut Tensor) -> Result<&mut [f32]> {
-    if tensor.kind() != Kind::Float || tensor.device() != Device::Cpu || !tensor.is_contiguous() {
-        return Err(Error::Invalid("the batch is not of 32-bit floats on the CPU".to_owned()));
-    }
-    #[allow(unsafe_code, reason = "tch has no safe way to write to a tensor without a copy")]
-    // SAFETY: the tensor is contiguous and of `numel` initialised floats in host memory, which it owns; it is borrowed as long as the slice
-    // lives. Other handles to the same memory could exist where a caller of `Loader::give_back` kept one, which its contract rules out.
-    Ok(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), tensor.numel()) })
-}
