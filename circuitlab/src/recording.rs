@@ -15,7 +15,7 @@ use circuitlab_core::{
 use tch::{Device, Kind, Tensor};
 
 use crate::Result;
-use crate::train::{Adam, OptimiserConfig, clip_by_global_norm};
+use crate::train::{Adam, OptimiserConfig, clip_scale, global_norm};
 
 /// A recording and the plugins that can replay it.
 #[derive(Debug)]
@@ -157,11 +157,11 @@ impl Recording {
     ) -> Result<ReplayedStep> {
         let started = Instant::now();
         let context = StepContext::whole(&*self.activation, &*self.strategy, penalty, batch.inputs.size()[0]);
-        let mut output = self.transcoder.step(params, batch, &context)?;
+        let output = self.transcoder.step(params, batch, &context)?;
         let gradients = if keep_gradients { output.gradients.iter().map(Tensor::copy).collect() } else { Vec::new() };
-        let gradient_norm = clip_by_global_norm(&mut output.gradients, params, 1.0, &*self.strategy)?;
+        let gradient_norm = global_norm(&output.gradients, output.gradient_squares.as_deref(), params, &*self.strategy)?;
         let stepped = Instant::now();
-        adam.step(params, &output.gradients, learning_rate);
+        adam.step(params, &output.gradients, learning_rate, clip_scale(gradient_norm, 1.0))?;
         let mut stages = output.stages;
         let numbers = params.count() as f64;
         // A gradient is read; the parameter and both moments are read and written.

@@ -56,7 +56,11 @@ impl Real for f32 {
 
     #[inline(always)]
     fn round(numbers: &[Self], to: &mut [bf16]) {
-        to.convert_from_f32_slice(numbers);
+        // Without the branches of `bf16::from_f32`, which cost four times the rest of a step. No number that is stepped is NaN.
+        for (to, number) in to.iter_mut().zip(numbers) {
+            let bits = number.to_bits();
+            *to = bf16::from_bits((bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16);
+        }
     }
 }
 

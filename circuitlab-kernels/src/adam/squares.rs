@@ -10,7 +10,7 @@ use crate::threads::pool;
 const BLOCK: usize = 1 << 15;
 
 /// Sums that run side by side, whatever the vector unit has room for.
-const LANES: usize = 32;
+const LANES: usize = 16;
 
 /// The sum of squares in 64 bits, in a fixed order.
 ///
@@ -25,17 +25,18 @@ pub fn square_sum<T: Real>(numbers: &[T]) -> Result<f64> {
 #[inline(always)]
 fn of_block<T: Real>(block: &[T]) -> f64 {
     let mut sums = [0.0_f64; LANES];
-    let (whole, rest) = block.as_chunks::<LANES>();
-    for numbers in whole {
-        for (sum, number) in sums.iter_mut().zip(numbers) {
-            let number: f64 = (*number).into();
+    let mut add = |numbers: &[T; LANES]| {
+        // Widened first and all of them: mixed with the sums, the compiler widens them one by one, at a fifth of the speed.
+        let wide: [f64; LANES] = std::array::from_fn(|lane| numbers[lane].into());
+        for (sum, number) in sums.iter_mut().zip(wide) {
             *sum += number * number;
         }
-    }
-    for (sum, number) in sums.iter_mut().zip(rest) {
-        let number: f64 = (*number).into();
-        *sum += number * number;
-    }
+    };
+    let (whole, rest) = block.as_chunks::<LANES>();
+    whole.iter().for_each(&mut add);
+    let mut last = [T::ZERO; LANES];
+    last[..rest.len()].copy_from_slice(rest);
+    add(&last);
     sums.iter().sum()
 }
 

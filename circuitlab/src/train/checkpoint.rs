@@ -1,17 +1,18 @@
 //! Checkpoints: a CLT folder, usable as it is, with a `train/` beside the weights that a run is continued from.
 //!
-//! `train/` holds the parameters in normalised units, both Adam moments, how long each feature has been silent, and
-//! `state.json` with the step and the sampler's place. A checkpoint is written under another name and renamed, so that one that can
+//! `train/` holds the parameters in normalised units and in all bits that the optimiser keeps, both Adam moments, how long each feature
+//! has been silent, and `state.json` with the step and the sampler's place. A checkpoint is written under another name and renamed, so that one that can
 //! be seen is whole.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use circuitlab_core::tensors::{self, TensorFile};
-use circuitlab_core::{Error as CoreError, Parameters, files};
+use circuitlab_core::{Error as CoreError, ParameterSpec, Parameters, files};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use super::optimiser::Adam;
 use crate::Result;
 use crate::cache::SamplerState;
 
@@ -29,49 +30,46 @@ pub(super) struct SavedState {
 
 pub(super) const FORMAT: u32 = 1;
 
-/// The tensors of `train/`, in the order of the parameters.
+/// The tensors of `train/` by file and name. They share memory with what they were taken from.
 #[derive(Debug)]
-pub(super) struct SavedTensors {
-    pub(super) params: Vec<Tensor>,
-    pub(super) first: Vec<Tensor>,
-    pub(super) second: Vec<Tensor>,
-    /// Rows since each feature last fired: `[layer, d_features]`.
-    pub(super) silent_rows: Tensor,
+pub(super) struct SavedTensors([(&'static str, Vec<(String, Tensor)>); 4]);
+
+const PARAMETERS: &str = "parameters.safetensors";
+const MOMENTS: [&str; 2] = ["adam_first.safetensors", "adam_second.safetensors"];
+const COUNTERS: &str = "counters.safetensors";
+const SILENT_ROWS: &str = "silent_rows";
+
+impl SavedTensors {
+    /// What a run changes. `silent_rows` are the rows since each feature last fired: `[layer, d_features]`.
+    pub(super) fn of(params: &Parameters, adam: &mut Adam, silent_rows: &Tensor) -> Result<Self> {
+        let masters = adam.masters(params)?;
+        let named = masters.specs().iter().zip(masters.values()).map(|(spec, value)| (spec.name.clone(), value.shallow_clone()));
+        let [first, second] = adam.saved_moments(params)?;
+        let counters = vec![(SILENT_ROWS.to_owned(), silent_rows.shallow_clone())];
+        Ok(Self([(PARAMETERS, named.collect()), (MOMENTS[0], first), (MOMENTS[1], second), (COUNTERS, counters)]))
+    }
 }
 
 /// Writes a checkpoint: `export` fills the CLT folder, then `train/` follows, then all of it gets its name.
 pub(super) fn write(
     checkpoints: &Path,
     state: &SavedState,
-    params: &Parameters,
-    moments: (&[Tensor], &[Tensor]),
-    silent_rows: &Tensor,
+    tensors: &SavedTensors,
     export: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
     let place = checkpoints.join(format!("step-{:08}", state.step));
     files::remove_folder(&place)?;
-    files::write_folder(&place, |part| fill(part, state, params, moments, silent_rows, export))?;
+    files::write_folder(&place, |part| fill(part, state, tensors, export))?;
     Ok(place)
 }
 
-fn fill(
-    part: &Path,
-    state: &SavedState,
-    params: &Parameters,
-    (first, second): (&[Tensor], &[Tensor]),
-    silent_rows: &Tensor,
-    export: impl FnOnce(&Path) -> Result<()>,
-) -> Result<()> {
+fn fill(part: &Path, state: &SavedState, tensors: &SavedTensors, export: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let train = part.join("train");
     fs::create_dir_all(&train).map_err(CoreError::io("create", &train))?;
     export(part)?;
-    let named = |values: &[Tensor]| -> Vec<(String, Tensor)> {
-        params.specs().iter().zip(values).map(|(spec, value)| (spec.name.clone(), value.shallow_clone())).collect()
-    };
-    tensors::write(&train.join("parameters.safetensors"), &named(params.values()))?;
-    tensors::write(&train.join("adam_first.safetensors"), &named(first))?;
-    tensors::write(&train.join("adam_second.safetensors"), &named(second))?;
-    tensors::write(&train.join("counters.safetensors"), &[("silent_rows".to_owned(), silent_rows.shallow_clone())])?;
+    for (file, tensors) in &tensors.0 {
+        tensors::write(&train.join(file), tensors)?;
+    }
     let text = serde_json::to_string_pretty(state).map_err(|error| CoreError::Invalid(error.to_string()))?;
     Ok(files::write_atomic(&train.join("state.json"), |out| out.write_all(text.as_bytes()))?)
 }
@@ -95,26 +93,41 @@ pub(super) fn prune(checkpoints: &Path, keep: usize) -> Result<()> {
     Ok(())
 }
 
-/// Reads `train/` back.
-pub(super) fn read(checkpoint: &Path, params: &Parameters, kind: Kind, device: Device) -> Result<(SavedState, SavedTensors)> {
-    let train = checkpoint.join("train");
-    let path = train.join("state.json");
-    let text = fs::read_to_string(&path).map_err(CoreError::io("read", &path))?;
-    let state: SavedState = serde_json::from_str(&text).map_err(|error| CoreError::format(&path, error.to_string()))?;
-    if state.format != FORMAT {
-        return Err(CoreError::format(&path, format!("checkpoint format {}, expected {FORMAT}", state.format)).into());
+/// The `train/` of a checkpoint, opened.
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    pub(super) state: SavedState,
+    parameters: TensorFile,
+    moments: [TensorFile; 2],
+    counters: TensorFile,
+}
+
+impl Checkpoint {
+    pub(super) fn open(folder: &Path) -> Result<Self> {
+        let train = folder.join("train");
+        let path = train.join("state.json");
+        let text = fs::read_to_string(&path).map_err(CoreError::io("read", &path))?;
+        let state: SavedState = serde_json::from_str(&text).map_err(|error| CoreError::format(&path, error.to_string()))?;
+        if state.format != FORMAT {
+            return Err(CoreError::format(&path, format!("checkpoint format {}, expected {FORMAT}", state.format)).into());
+        }
+        let open = |file: &str| TensorFile::open(&train.join(file));
+        let moments = [open(MOMENTS[0])?, open(MOMENTS[1])?];
+        Ok(Self { state, parameters: open(PARAMETERS)?, moments, counters: open(COUNTERS)? })
     }
-    let values = |name: &str| -> Result<Vec<Tensor>> {
-        let file = TensorFile::open(&train.join(name))?;
-        Ok(params.specs().iter().map(|spec| file.tensor(&spec.name, Some(kind), device)).collect::<circuitlab_core::Result<_>>()?)
-    };
-    let tensors = SavedTensors {
-        params: values("parameters.safetensors")?,
-        first: values("adam_first.safetensors")?,
-        second: values("adam_second.safetensors")?,
-        silent_rows: TensorFile::open(&train.join("counters.safetensors"))?.tensor("silent_rows", Some(Kind::Int64), device)?,
-    };
-    Ok((state, tensors))
+
+    pub(super) fn parameters(&self, specs: Vec<ParameterSpec>, kind: Kind, device: Device) -> Result<Parameters> {
+        let values = specs.iter().map(|spec| self.parameters.tensor(&spec.name, Some(kind), device)).collect::<Result<_, _>>()?;
+        Ok(Parameters::new(specs, values)?)
+    }
+
+    pub(super) fn moments(&self) -> [&TensorFile; 2] {
+        self.moments.each_ref()
+    }
+
+    pub(super) fn silent_rows(&self, device: Device) -> Result<Tensor> {
+        Ok(self.counters.tensor(SILENT_ROWS, Some(Kind::Int64), device)?)
+    }
 }
 
 /// Checkpoints from the oldest to the newest.

@@ -16,7 +16,7 @@ pub use config::{
     SparsityConfig, TrainConfig,
 };
 pub use metrics::{Interval, StepMetrics};
-pub use optimiser::{Adam, clip_by_global_norm};
+pub use optimiser::{Adam, clip_scale, global_norm};
 pub use plan::{Plan, plan};
 pub use schedule::Schedule;
 pub use trainer::{TrainRequest, TrainSummary, train};

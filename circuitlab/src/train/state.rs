@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use circuitlab_core::{Dims, Mesh, ParallelismStrategy, Parameters, Registry, Scope, SparsityActivation, StepOutput, Transcoder};
+use circuitlab_core::{
+    Dims, Mesh, ParallelismStrategy, Parameters, Precision, Registry, Scope, SparsityActivation, StepOutput, Transcoder,
+};
 use tch::{Device, Kind, Tensor};
 
-use super::checkpoint::{self, SavedState};
-use super::config::{OptimiserConfig, TrainConfig};
+use super::checkpoint::{Checkpoint, SavedState};
+use super::config::TrainConfig;
 use super::optimiser::Adam;
 use crate::cache::Rows;
 use crate::saved::SavedActivation;
@@ -88,11 +90,13 @@ impl TrainState {
     pub(super) fn start(parts: &Parts, config: &TrainConfig, rows: &Tensor) -> Result<Self> {
         let (kind, device) = placement(config);
         let specs = parts.transcoder.parameters(parts.dims, &*parts.activation)?;
-        let mut params = Parameters::init(specs, config.seed, kind, device)?;
+        // In all bits until the biases are set; what is computed with is rounded afterwards.
+        let mut params = Parameters::init(specs, config.seed, Precision::Full.kind(kind), device)?;
         let features = parts.dims.d_features as f64;
         let rate = config.init.rate.unwrap_or(f64::min(10_000.0, features / 4.0) / features);
         parts.transcoder.calibrate(&mut params, &*parts.activation, rows, rate)?;
-        let adam = Adam::new(config.optimiser.clone(), &params);
+        let mut adam = Adam::new(config.optimiser.clone(), &params);
+        adam.round(&mut params, kind)?;
         let silent_rows = Tensor::zeros([parts.dims.layers as i64, parts.dims.d_features as i64], (Kind::Int64, device));
         Ok(Self { step: 0, params, adam, silent_rows })
     }
@@ -101,12 +105,11 @@ impl TrainState {
     pub(super) fn resume(parts: &Parts, config: &TrainConfig, folder: &Path) -> Result<(Self, SavedState)> {
         let (kind, device) = placement(config);
         let specs = parts.transcoder.parameters(parts.dims, &*parts.activation)?;
-        let blank = Parameters::init(specs.clone(), config.seed, kind, device)?;
-        let (saved, tensors) = checkpoint::read(folder, &blank, kind, device)?;
-        let params = Parameters::new(specs, tensors.params)?;
-        let optimiser: OptimiserConfig = config.optimiser.clone();
-        let adam = Adam::resume(optimiser, &params, saved.step, tensors.first, tensors.second)?;
-        Ok((Self { step: saved.step, params, adam, silent_rows: tensors.silent_rows }, saved))
+        let saved = Checkpoint::open(folder)?;
+        let mut params = saved.parameters(specs, Precision::Full.kind(kind), device)?;
+        let mut adam = Adam::resume(config.optimiser.clone(), &params, saved.state.step, saved.moments())?;
+        adam.round(&mut params, kind)?;
+        Ok((Self { step: saved.state.step, params, adam, silent_rows: saved.silent_rows(device)? }, saved.state))
     }
 
     /// Counts the rows on which each feature stayed silent.

@@ -7,10 +7,10 @@ use circuitlab_core::error::catch_panic;
 use circuitlab_core::{Axis, Batch, Kind, MetricSink, ParallelismStrategy, Registry, SparsityActivation, StepContext, Transcoder, files};
 use tch::Tensor;
 
-use super::checkpoint::{self, SavedState};
+use super::checkpoint::{self, SavedState, SavedTensors};
 use super::config::{DataConfig, TrainConfig};
 use super::metrics::{Interval, StepMetrics};
-use super::optimiser::clip_by_global_norm;
+use super::optimiser::{clip_scale, global_norm};
 use super::pace::Pace;
 use super::schedule::Schedule;
 use super::source;
@@ -276,14 +276,15 @@ impl<'a> Trainer<'a> {
         let context = StepContext::whole(&*self.parts.activation, strategy, penalty, batch.inputs.size()[0]);
         let mut output = self.parts.transcoder.step(&self.state.params, batch, &context)?;
         strategy.reduce_gradients(&mut output.gradients)?;
-        let gradient_norm = clip_by_global_norm(&mut output.gradients, &self.state.params, self.config.optimiser.clip_norm, strategy)?;
+        let gradient_norm = global_norm(&output.gradients, output.gradient_squares.as_deref(), &self.state.params, strategy)?;
         if !gradient_norm.is_finite() {
             return Err(Error::Invalid(format!(
                 "the gradient is {gradient_norm} at step {}: the run diverged, or the cache holds values that are too large; start a new run with a smaller `optimiser.learning_rate`, or look at the last checkpoint",
                 self.state.step
             )));
         }
-        self.state.adam.step(&mut self.state.params, &output.gradients, learning_rate);
+        let scale = clip_scale(gradient_norm, self.config.optimiser.clip_norm);
+        self.state.adam.step(&mut self.state.params, &output.gradients, learning_rate, scale)?;
         self.state.step += 1;
         self.state.count_silence(&output, batch.inputs.size()[0]);
         let metrics = StepMetrics { gradient_norm, learning_rate, lambda: penalty.lambda };
@@ -299,8 +300,9 @@ impl<'a> Trainer<'a> {
     fn checkpoint(&mut self) -> Result<()> {
         self.parts.sinks.sync()?;
         let state = SavedState { format: checkpoint::FORMAT, step: self.state.step, sampler: self.sampler };
-        let export = |folder: &Path| self.export(folder);
-        checkpoint::write(&self.run.checkpoints(), &state, &self.state.params, self.state.adam.moments(), &self.state.silent_rows, export)?;
+        let TrainState { params, adam, silent_rows, .. } = &mut self.state;
+        let tensors = SavedTensors::of(params, adam, silent_rows)?;
+        checkpoint::write(&self.run.checkpoints(), &state, &tensors, |folder| self.export(folder))?;
         checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)?;
         self.plot();
         Ok(())
@@ -315,7 +317,7 @@ impl<'a> Trainer<'a> {
 
     /// Writes the CLT folder with normalisation folded in.
     fn export(&self, folder: &Path) -> Result<()> {
-        let mut params = self.state.params.copy();
+        let mut params = self.state.adam.masters(&self.state.params)?.copy();
         let Normalisation { input_scales, target_scales } = &self.normalisation;
         self.parts.transcoder.fold(&mut params, input_scales, target_scales)?;
         saved::write(folder, &self.card()?, &*self.parts.transcoder, &params, &*self.parts.activation)

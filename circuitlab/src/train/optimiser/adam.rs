@@ -1,0 +1,178 @@
+//! Adam over all parameters.
+
+use circuitlab_core::tensors::TensorFile;
+use circuitlab_core::{Error as CoreError, Parameters, Update};
+use circuitlab_kernels::adam::Step;
+use tch::{Kind, Tensor};
+
+use super::kept::Kept;
+use crate::Result;
+use crate::train::OptimiserConfig;
+
+/// Adam. Moments are of at least 32 bits:
+///
+/// ```text
+/// m = beta1 m + (1 - beta1) g        v = beta2 v + (1 - beta2) g^2
+/// p = p - rate / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon)
+/// ```
+///
+/// A parameter of fewer bits is the rounding of a master copy, which is what is stepped. A tracked parameter is set to what stands in
+/// its gradient's place. On CPUs, rows of a parameter without gradient are left alone where that changes nothing (see
+/// [`circuitlab_kernels::adam`]).
+#[derive(Debug)]
+pub struct Adam {
+    config: OptimiserConfig,
+    steps: u64,
+    kept: Vec<Kept>,
+}
+
+impl Adam {
+    /// Moments of zero.
+    pub fn new(config: OptimiserConfig, params: &Parameters) -> Self {
+        Self { config, steps: 0, kept: params.values().iter().map(Kept::new).collect() }
+    }
+
+    /// Continues from the files of [`saved_moments`](Self::saved_moments) after `steps` steps.
+    ///
+    /// # Errors
+    /// Moments that do not fit the parameters.
+    pub fn resume(config: OptimiserConfig, params: &Parameters, steps: u64, moments: [&TensorFile; 2]) -> Result<Self> {
+        let kept = params.specs().iter().zip(params.values()).map(|(spec, value)| Kept::read(value, spec, moments));
+        Ok(Self { config, steps, kept: kept.collect::<Result<_>>()? })
+    }
+
+    /// Rounds the parameters to what a run in `kind` computes with, and keeps master copies of those that lose bits by it.
+    ///
+    /// # Errors
+    /// libtorch's, where there is no memory.
+    pub fn round(&mut self, params: &mut Parameters, kind: Kind) -> Result<()> {
+        for ((spec, value), kept) in params.entries_mut().zip(&mut self.kept) {
+            let kind = spec.precision.kind(kind);
+            if kind != value.kind() {
+                let rounded = value.f_to_kind(kind).map_err(CoreError::from)?;
+                kept.master = Some(std::mem::replace(value, rounded));
+            }
+        }
+        Ok(())
+    }
+
+    /// The parameters in all their bits. They share memory with what is stepped.
+    ///
+    /// # Errors
+    /// None but those of parameters that are not this optimiser's.
+    pub fn masters(&self, params: &Parameters) -> Result<Parameters> {
+        let values = params.values().iter().zip(&self.kept);
+        let values = values.map(|(value, kept)| kept.master.as_ref().unwrap_or(value).shallow_clone()).collect();
+        Ok(Parameters::new(params.specs().to_vec(), values)?)
+    }
+
+    /// First and second moments by name, as they are saved. They share memory with what is stepped.
+    ///
+    /// # Errors
+    /// A system that gives no threads.
+    pub fn saved_moments(&mut self, params: &Parameters) -> Result<[Vec<(String, Tensor)>; 2]> {
+        let mut all = [Vec::new(), Vec::new()];
+        for (spec, kept) in params.specs().iter().zip(&mut self.kept) {
+            for (all, one) in all.iter_mut().zip(kept.saved(&spec.name, self.config.beta2)?) {
+                all.extend(one);
+            }
+        }
+        Ok(all)
+    }
+
+    /// One step at the given learning rate, along gradients that are multiplied by `scale`.
+    ///
+    /// # Errors
+    /// Gradients of other shapes than the parameters, and a system that gives no threads.
+    pub fn step(&mut self, params: &mut Parameters, gradients: &[Tensor], learning_rate: f64, scale: f64) -> Result<()> {
+        if gradients.len() != self.kept.len() {
+            return Err(CoreError::Invalid(format!("{} gradients for {} parameters", gradients.len(), self.kept.len())).into());
+        }
+        self.steps += 1;
+        let OptimiserConfig { beta1, beta2, epsilon, .. } = self.config;
+        let by = Step { scale, ..Step::new(self.steps, learning_rate, beta1, beta2, epsilon) };
+        for (((spec, value), gradient), kept) in params.entries_mut().zip(gradients).zip(&mut self.kept) {
+            if gradient.size() != spec.shape {
+                let message = format!("gradient of `{}`: expected shape {:?}, got {:?}", spec.name, spec.shape, gradient.size());
+                return Err(CoreError::Invalid(message).into());
+            }
+            match spec.update {
+                Update::Gradient => kept.step(&by, value, gradient)?,
+                Update::Tracked => [kept.master.as_mut(), Some(value)].into_iter().flatten().for_each(|value| value.copy_(gradient)),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use circuitlab_core::tensors;
+    use circuitlab_core::{Init, ParameterSpec, Precision};
+    use tch::Device;
+
+    use super::*;
+
+    fn spec(name: &str, shape: &[i64], update: Update) -> ParameterSpec {
+        let init = Init::Uniform { limit: 0.5 };
+        let precision = if shape.len() > 1 { Precision::Compute } else { Precision::Full };
+        ParameterSpec { name: name.into(), layer: 0, shape: shape.to_vec(), init, per_feature: true, update, precision }
+    }
+
+    fn params(kind: Kind) -> Parameters {
+        let specs = vec![spec("W_enc_0", &[3, 5], Update::Gradient), spec("log_threshold_0", &[3], Update::Gradient)];
+        Parameters::init(specs, 7, kind, Device::Cpu).expect("fits")
+    }
+
+    fn read(adam: &mut Adam, params: &Parameters, folder: &std::path::Path) -> [TensorFile; 2] {
+        let mut number = 0;
+        adam.saved_moments(params).expect("settles").map(|moments| {
+            number += 1;
+            let path = folder.join(format!("{number}.safetensors"));
+            tensors::write(&path, &moments).expect("writes");
+            TensorFile::open(&path).expect("opens")
+        })
+    }
+
+    #[test]
+    fn a_tracked_parameter_is_assigned() {
+        let specs = vec![spec("trained", &[2], Update::Gradient), spec("followed", &[2], Update::Tracked)];
+        let mut params = Parameters::new(specs, vec![Tensor::from_slice(&[1.0, 1.0]), Tensor::from_slice(&[1.0, 1.0])]).expect("fits");
+        let gradients = [Tensor::from_slice(&[3.0, 4.0]), Tensor::from_slice(&[70.0, 80.0])];
+        let mut adam = Adam::new(OptimiserConfig::default(), &params);
+        adam.step(&mut params, &gradients, 0.1, 0.2).expect("steps");
+        assert!((params.values()[0].double_value(&[0]) - 0.9).abs() < 1e-6, "the first step of Adam is the rate");
+        assert_eq!(params.values()[1], Tensor::from_slice(&[70.0, 80.0]));
+        let [first, _] = adam.saved_moments(&params).expect("nothing to settle");
+        assert!((first[0].1.double_value(&[1]) - 0.1 * 0.2 * 4.0).abs() < 1e-15, "the scale goes into the gradient");
+        assert_eq!(first[1].1, Tensor::from_slice(&[0.0, 0.0]));
+        let short = [Tensor::from_slice(&[3.0]), Tensor::from_slice(&[70.0, 80.0])];
+        assert!(adam.step(&mut params, &short, 0.1, 1.0).expect_err("too short").to_string().contains("expected shape [2], got [1]"));
+    }
+
+    #[test]
+    fn a_resumed_optimiser_goes_on_to_the_bit() {
+        for beta1 in [0.0, 0.9] {
+            let config = OptimiserConfig { beta1, ..OptimiserConfig::default() };
+            let gradients = |at: i64| {
+                let row = Tensor::from_slice(&[1.0_f32, 0.0, -0.5]).g_mul_scalar(f64::from(i32::from(at % 2 == 0)));
+                [row.view([3, 1]).expand([3, 5], false), Tensor::from_slice(&[0.1_f32 * at as f32, 0.0, 1.0])]
+            };
+            let mut whole = params(Kind::Float);
+            let mut adam = Adam::new(config.clone(), &whole);
+            for at in 0..3 {
+                adam.step(&mut whole, &gradients(at), 1e-2, 0.7).expect("steps");
+            }
+            let folder = tempfile::tempdir().expect("a folder");
+            let [first, second] = read(&mut adam, &whole, folder.path());
+            let mut later = whole.copy();
+            let mut resumed = Adam::resume(config, &later, 3, [&first, &second]).expect("fits");
+            for at in 3..8 {
+                adam.step(&mut whole, &gradients(at), 1e-2, 0.7).expect("steps");
+                resumed.step(&mut later, &gradients(at), 1e-2, 0.7).expect("steps");
+            }
+            assert_eq!(whole.values(), later.values());
+            assert_eq!(adam.saved_moments(&whole).expect("settles"), resumed.saved_moments(&later).expect("settles"));
+        }
+    }
+}
