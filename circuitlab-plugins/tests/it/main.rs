@@ -1,5 +1,6 @@
 //! The plugins as a program meets them: through the registry, and through the suites of `circuitlab_core::testing`.
 
+mod cases;
 mod codecs;
 mod models;
 mod parallel;

@@ -7,13 +7,13 @@ use circuitlab_core::{Activated, BackwardInput, Batch, Parameters, Result, StepC
 use tch::{Kind, Tensor};
 
 use super::Losses;
-use crate::transcoders::dictionary::{Layer, Reach, layers};
+use crate::transcoders::dictionary::{Layer, Reach, add_product, layers, product, wide};
 
 /// What the forward pass of one source layer leaves for the backward pass.
 #[derive(Debug)]
-struct Source {
-    pre_acts: Tensor,
-    activated: Activated,
+pub(super) struct Source {
+    pub(super) pre_acts: Tensor,
+    pub(super) activated: Activated,
 }
 
 /// Losses and gradients of one batch, added to those of the micro-batches before.
@@ -26,6 +26,7 @@ pub(super) fn step(
 ) -> Result<StepOutput> {
     let layers = layers(params);
     let mean_rows = context.mean_rows;
+    let batch = &Batch { inputs: wide(&batch.inputs), targets: wide(&batch.targets) };
 
     let (sources, reconstruction) = forward(params, reach, batch, context)?;
     let residual = reconstruction - &batch.targets;
@@ -79,7 +80,7 @@ fn forward(params: &Parameters, reach: Reach, batch: &Batch, context: &StepConte
         let pre_acts = layer.pre_acts(&batch.inputs.select(1, index as i64));
         let activated = context.activation.activate(&pre_acts, &layer.own)?;
         let targets = reach(layers, index);
-        let part = activated.acts.matmul(&layer.flat_decoder());
+        let part = product(&activated.acts, &layer.flat_decoder(), layer.compute_kind());
         let mut reached = reconstruction.narrow(1, targets.start as i64, targets.len() as i64);
         reached += part.view([-1, targets.len() as i64, batch.targets.size()[2]]);
         biases.push(layer.b_dec.shallow_clone());
@@ -92,16 +93,16 @@ fn forward(params: &Parameters, reach: Reach, batch: &Batch, context: &StepConte
 
 /// The gradients of one source layer, and its penalty terms.
 #[derive(Debug)]
-struct LayerGradients {
-    sparsity: Tensor,
-    preact: Tensor,
-    w_enc: Tensor,
-    b_enc: Tensor,
-    w_dec: Tensor,
-    own: Vec<Tensor>,
+pub(super) struct LayerGradients {
+    pub(super) sparsity: Tensor,
+    pub(super) preact: Tensor,
+    pub(super) w_enc: Tensor,
+    pub(super) b_enc: Tensor,
+    pub(super) w_dec: Tensor,
+    pub(super) own: Vec<Tensor>,
 }
 
-fn backward(
+pub(super) fn backward(
     layer: &Layer<'_>,
     targets: std::ops::Range<usize>,
     source: &Source,
@@ -113,22 +114,24 @@ fn backward(
     let rows = inputs.size()[0];
     let grad_reached = grad_targets.narrow(1, targets.start as i64, targets.len() as i64).reshape([rows, -1]);
     let norms = layer.decoder_norms();
+    let (decoder, kind) = (layer.flat_decoder(), layer.compute_kind());
     let back = context.activation.backward(BackwardInput {
         pre_acts: &source.pre_acts,
         params: &layer.own,
         activated: &source.activated,
-        grad_acts: grad_reached.matmul(&layer.flat_decoder().tr()),
+        grad_acts: product(&grad_reached, &decoder.tr(), kind),
         decoder_norms: &norms,
         penalty: context.penalty,
         mean_rows,
     })?;
     // A feature whose decoder is all zero has no direction to shrink along, and no gradient through its norm.
     let per_norm = (back.decoder_norms / &norms).where_self(&norms.gt(0.0), &norms.zeros_like());
-    let w_dec = layer.flat_decoder().g_mul(&per_norm.unsqueeze(1)).addmm(&source.activated.acts.tr(), &grad_reached);
+    let along_norms = wide(&decoder).g_mul(&per_norm.unsqueeze(1));
+    let w_dec = add_product(&along_norms, &source.activated.acts.tr(), &grad_reached, kind);
     Ok(LayerGradients {
         sparsity: back.sparsity,
         preact: back.preact,
-        w_enc: back.pre_acts.tr().matmul(inputs),
+        w_enc: product(&back.pre_acts.tr(), inputs, kind),
         b_enc: back.pre_acts.sum_dim_intlist(0, false, None::<Kind>),
         w_dec: w_dec.view_as(layer.w_dec),
         own: back.params,

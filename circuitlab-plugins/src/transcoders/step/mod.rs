@@ -10,6 +10,7 @@
 
 mod dense;
 mod kernels;
+mod operations;
 
 use circuitlab_core::parallel::MeshAxis;
 use circuitlab_core::{Batch, Parameters, Result, StepContext, StepOutput, ThresholdForm, shape};
