@@ -22,7 +22,7 @@ register!(transcoder "clt" => CltConfig, "cross-layer transcoder: features of a 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CltConfig {
-    /// How a step is computed: `auto` (the default) or `dense`. The results differ by rounding.
+    /// How a step is computed: `auto` (the default), `dense`, `kernels` or `operations`. The results differ by rounding.
     pub step: Form,
 }
 

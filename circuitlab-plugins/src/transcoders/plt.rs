@@ -24,7 +24,7 @@ const THRESHOLD: &str = "activation_function.threshold";
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PltConfig {
-    /// How a step is computed: `auto` (the default) or `dense`. The results differ by rounding.
+    /// How a step is computed: `auto` (the default), `dense`, `kernels` or `operations`. The results differ by rounding.
     pub step: Form,
 }
 

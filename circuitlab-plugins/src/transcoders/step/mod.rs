@@ -13,7 +13,7 @@ mod kernels;
 mod operations;
 
 use circuitlab_core::parallel::MeshAxis;
-use circuitlab_core::{Batch, Parameters, Result, StepContext, StepOutput, ThresholdForm, shape};
+use circuitlab_core::{Batch, Error, Parameters, Result, StepContext, StepOutput, ThresholdForm, shape};
 use half::bf16;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -26,25 +26,29 @@ use super::dictionary::{Layer, Reach, layers};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
-    /// Over active entries where the activation is a threshold, else dense.
+    /// Over active entries where the activation is a threshold: by `kernels` on CPUs, by `operations` elsewhere; else dense.
     #[default]
     Auto,
     /// Every product dense.
     Dense,
+    /// Over active entries, in loops of our own on CPUs.
+    Kernels,
+    /// Over active entries, by libtorch's operations on any device.
+    Operations,
 }
 
 /// What a step keeps for the next one.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    /// Gradients of the last micro-batches, where they were dense.
-    dense: Vec<Tensor>,
+    /// Gradients of the micro-batches so far, where libtorch made them.
+    gradients: Vec<Tensor>,
     /// Memory of the kernels, in 32 and in 64 bits.
     short: Option<Workspace<f32>>,
     long: Option<Workspace<f64>>,
 }
 
 impl Kept {
-    pub(super) const NEW: Self = Self { dense: Vec::new(), short: None, long: None };
+    pub(super) const NEW: Self = Self { gradients: Vec::new(), short: None, long: None };
 }
 
 /// Losses and gradients of one batch, added to those of the micro-batches before.
@@ -61,16 +65,26 @@ pub(super) fn step(
     shape::expect("step, inputs", &batch.inputs, &axes)?;
     let rows = batch.inputs.size()[0];
     shape::expect("step, targets", &batch.targets, &[("rows", rows), axes[1], axes[2]])?;
-    let device = batch.inputs.device();
-    let forms = if form != Form::Dense && device == Device::Cpu { threshold_forms(params, context)? } else { None };
-    match forms {
-        Some(forms) => match params.values()[0].kind() {
+    let on_cpu = batch.inputs.device() == Device::Cpu;
+    let gradients = &mut kept.gradients;
+    let forms = if form == Form::Dense { None } else { threshold_forms(params, context)? };
+    let kind = params.values()[0].kind();
+    match (form, forms) {
+        (Form::Kernels, _) if !on_cpu => Err(refused("kernels", "the run is not on the CPU; use `auto` or `operations`")),
+        (Form::Kernels | Form::Operations, None) => Err(refused("kernels` or `operations", "the activation is no threshold; use `auto` or `dense`")),
+        (_, None) => dense::step(params, reach, batch, context, gradients),
+        (Form::Operations, Some(forms)) => operations::step(params, reach, batch, context, &forms, gradients),
+        (_, Some(forms)) if !on_cpu => operations::step(params, reach, batch, context, &forms, gradients),
+        (_, Some(forms)) => match kind {
             Kind::Double => kernels::step::<f64, f64>(params, reach, batch, context, &forms, &mut kept.long),
             Kind::BFloat16 => kernels::step::<f32, bf16>(params, reach, batch, context, &forms, &mut kept.short),
             _ => kernels::step::<f32, f32>(params, reach, batch, context, &forms, &mut kept.short),
         },
-        None => dense::step(params, reach, batch, context, &mut kept.dense),
     }
+}
+
+fn refused(form: &str, why: &str) -> Error {
+    Error::config("transcoder, key `step`", format!("`{form}` cannot be had: {why}"))
 }
 
 /// The activation of each layer as a threshold, where it is one.
