@@ -67,8 +67,11 @@ impl<R: Real, W: Stored<R>> WithSimd for DecoderTile<'_, R, W> {
         let mut squares = 0.0;
         for place in 0..block.features.len() {
             let begin = place * stride + offset;
-            if let Some(next) = decoder.get(begin + stride..begin + stride + width) {
-                rows::prefetch(next);
+            // The next feature's pieces lie a whole decoder away, where the processor does not look ahead by itself.
+            let next = begin + stride..begin + stride + width;
+            if let (Some(decoder), Some(gradient)) = (decoder.get(next.clone()), gradient.get(next)) {
+                rows::prefetch(decoder);
+                rows::prefetch(gradient);
             }
             let decoder = W::widened(&decoder[begin..][..width], &mut wide);
             let gradient = &mut gradient[begin..][..width];
