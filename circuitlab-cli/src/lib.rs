@@ -14,8 +14,8 @@ mod readme {}
 
 pub mod args;
 mod commands;
+mod environment;
 pub mod output;
-mod threads;
 
 use std::process::ExitCode;
 
@@ -29,7 +29,7 @@ use output::{Bars, logging, report};
 /// Parses the command line, runs it, and gives the exit code: 0 on success, 1 on failure, 2 on wrong usage.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    threads::wait_asleep();
+    environment::prepare();
     // What panics is caught and told as an error; the default hook would print a second, longer story.
     std::panic::set_hook(Box::new(|panic| tracing::debug!("{panic}")));
     match run(&cli) {

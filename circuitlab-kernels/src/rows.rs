@@ -242,7 +242,8 @@ mod tests {
     fn same<R: Real>(got: &Found<R>, want: &Found<f64>) -> bool {
         let list = |numbers: &[R]| numbers.iter().map(|number| number.wide()).collect::<Vec<_>>();
         let Scan { below, gap, found } = got.scan;
-        (got.dot.wide(), list(&got.multiple), list(&got.sum), &got.listed) == (want.dot, want.multiple.clone(), want.sum.clone(), &want.listed)
+        (got.dot.wide(), list(&got.multiple), list(&got.sum), &got.listed)
+            == (want.dot, want.multiple.clone(), want.sum.clone(), &want.listed)
             && (below, gap.wide(), found) == (want.scan.below, want.scan.gap, want.scan.found)
     }
 

@@ -1,8 +1,6 @@
 //! The closed-form step against autograd, and saved folders against what was saved.
 
-use circuitlab_core::{
-    Batch, Dims, Parameters, PenaltyWeights, Registry, SparsityActivation, Spec, StepContext, Transcoder,
-};
+use circuitlab_core::{Batch, Dims, Parameters, PenaltyWeights, Registry, SparsityActivation, Spec, StepContext, Transcoder};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 

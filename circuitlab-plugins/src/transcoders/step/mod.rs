@@ -71,7 +71,9 @@ pub(super) fn step(
     let kind = params.values()[0].kind();
     match (form, forms) {
         (Form::Kernels, _) if !on_cpu => Err(refused("kernels", "the run is not on the CPU; use `auto` or `operations`")),
-        (Form::Kernels | Form::Operations, None) => Err(refused("kernels` or `operations", "the activation is no threshold; use `auto` or `dense`")),
+        (Form::Kernels | Form::Operations, None) => {
+            Err(refused("kernels` or `operations", "the activation is no threshold; use `auto` or `dense`"))
+        }
         (_, None) => dense::step(params, reach, batch, context, gradients),
         (Form::Operations, Some(forms)) => operations::step(params, reach, batch, context, &forms, gradients),
         (_, Some(forms)) if !on_cpu => operations::step(params, reach, batch, context, &forms, gradients),

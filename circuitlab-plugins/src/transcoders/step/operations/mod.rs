@@ -63,8 +63,7 @@ pub(super) fn step(
     let mut residual = reconstruction.g_sub(&batch.targets);
     let squared_error = residual.square().sum_dim_intlist([0, 2].as_slice(), false, None::<Kind>);
     let zero = || Tensor::zeros([], (residual.kind(), residual.device()));
-    let mut losses =
-        Losses { mse: squared_error.sum(None::<Kind>) / context.mean_rows as f64, sparsity: zero(), preact: zero() };
+    let mut losses = Losses { mse: squared_error.sum(None::<Kind>) / context.mean_rows as f64, sparsity: zero(), preact: zero() };
     let grad_targets = residual.g_mul_scalar_(2.0 / context.mean_rows as f64);
 
     if !context.accumulate {

@@ -64,7 +64,8 @@ fn sparse_cases() -> impl Strategy<Value = Case> {
     let sizes = (1_usize..4, 1_usize..9, 1_usize..200, 1_i64..70);
     let bandwidth = prop_oneof![Just(1e-9), 0.05..2.0, Just(1e9)];
     (cases(), sizes, bandwidth).prop_map(|(case, (layers, d_model, d_features, rows), bandwidth)| {
-        let activation = if case.activation.name == "jumprelu" { case.activation.clone().with("bandwidth", bandwidth) } else { case.activation.clone() };
+        let activation =
+            if case.activation.name == "jumprelu" { case.activation.clone().with("bandwidth", bandwidth) } else { case.activation.clone() };
         Case { dims: Dims { layers, d_model, d_features }, rows, bandwidth, activation, ..case }
     })
 }
@@ -189,7 +190,8 @@ fn parameters_in_bf16_give_the_step_of_their_values_in_f32() {
         });
         Parameters::new(built.params.specs().to_vec(), values.collect()).expect("fits")
     };
-    let batch = |built: &Built| Batch { inputs: built.batch.inputs.to_kind(Kind::Float), targets: built.batch.targets.to_kind(Kind::Float) };
+    let batch =
+        |built: &Built| Batch { inputs: built.batch.inputs.to_kind(Kind::Float), targets: built.batch.targets.to_kind(Kind::Float) };
     let with = |params: Parameters, batch: Batch| Built { params, batch, ..build(&case, &registry()) };
     let (narrow, wide) = (with(round(&built, Kind::BFloat16), batch(&built)), with(round(&built, Kind::Float), batch(&built)));
     let want = whole(&case, &wide);
