@@ -6,11 +6,15 @@ use circuitlab::recording::{Recording, optimiser};
 use circuitlab_core::{PenaltyWeights, Registry};
 use tch::{Kind, Tensor};
 
-fn open(name: &str) -> Recording {
+/// Every form that a step has.
+const FORMS: [&str; 4] = ["auto", "dense", "kernels", "operations"];
+
+fn open(name: &str, form: &str) -> Recording {
     circuitlab_plugins::link();
     let registry = Registry::linked().expect("no name twice");
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/training").join(name);
-    Recording::open(&registry, &path, Kind::Double, None, None).expect("a recording")
+    let transcoder = Recording::transcoder(&path).expect("a recording").with("step", form);
+    Recording::open(&registry, &path, Kind::Double, Some(&transcoder), None).expect("a recording")
 }
 
 /// The largest difference relative to the size of the recorded tensor.
@@ -19,8 +23,8 @@ fn apart(got: &Tensor, want: &Tensor) -> f64 {
     (got - want).abs().max().double_value(&[]) / scale
 }
 
-fn replays(name: &str) {
-    let mut recording = open(name);
+fn replays(name: &str, form: &str) {
+    let mut recording = open(name, form);
     let mut params = recording.parameters("init").expect("initial parameters");
     let mut adam = optimiser(&params);
     let steps = recording.tensor("steps").expect("the table");
@@ -36,27 +40,27 @@ fn replays(name: &str) {
             ("l0", got.l0, column(3)),
             ("gradient norm", got.gradient_norm, column(4)),
         ] {
-            assert!((got - want).abs() <= 1e-9 * want.abs(), "{name}, step {step}, {what}: {got} is not {want}");
+            assert!((got - want).abs() <= 1e-9 * want.abs(), "{name}, {form}, step {step}, {what}: {got} is not {want}");
         }
         if step == 0 {
             let want = recording.parameters("grad0").expect("gradients");
             for ((spec, want), got) in want.specs().iter().zip(want.values()).zip(&got.gradients) {
-                assert!(apart(got, want) < 1e-9, "{name}, gradient of {}: {} apart", spec.name, apart(got, want));
+                assert!(apart(got, want) < 1e-9, "{name}, {form}, gradient of {}: {} apart", spec.name, apart(got, want));
             }
         }
     }
     let want = recording.parameters("final").expect("final parameters");
     for ((spec, want), got) in want.specs().iter().zip(want.values()).zip(params.values()) {
-        assert!(apart(got, want) < 1e-9, "{name}, final {}: {} apart", spec.name, apart(got, want));
+        assert!(apart(got, want) < 1e-9, "{name}, {form}, final {}: {} apart", spec.name, apart(got, want));
     }
 }
 
 #[test]
 fn a_recorded_clt_run_is_replayed() {
-    replays("clt_golden.safetensors");
+    FORMS.into_iter().for_each(|form| replays("clt_golden.safetensors", form));
 }
 
 #[test]
 fn a_recorded_plt_run_is_replayed() {
-    replays("plt_golden.safetensors");
+    FORMS.into_iter().for_each(|form| replays("plt_golden.safetensors", form));
 }

@@ -2,6 +2,7 @@
 
 mod cache;
 mod choices;
+mod exact;
 mod fake;
 mod golden;
 mod loader;
