@@ -2,6 +2,7 @@
 
 mod cases;
 mod codecs;
+mod forms;
 mod models;
 mod parallel;
 mod sinks;
