@@ -212,3 +212,27 @@ fn values_that_are_no_numbers_show_in_the_gradient() {
         assert!(got.gradients.iter().any(|gradient| gradient.isfinite().all().int64_value(&[]) == 0), "{bad} is not seen");
     }
 }
+
+#[test]
+fn entries_at_the_very_threshold_are_neither_active_nor_pulled() {
+    let case = fixed(90, 40);
+    let mut built = build(&case, &registry());
+    quieten(&mut built, 0.1);
+    for index in 0..layers(&built.params) {
+        let layer = Layer::of(&built.params, index).expect("a layer");
+        let theta = built.activation.thresholds(&layer.own).expect("fits").expect("thresholds");
+        let [w_enc, b_enc] = [layer.w_enc, layer.b_enc].map(Tensor::copy);
+        let _ = w_enc.narrow(0, 5, 2).fill_(0.0);
+        b_enc.narrow(0, 5, 2).copy_(&theta.narrow(0, 5, 2));
+        built.params.set(&format!("W_enc_{index}"), w_enc).expect("same shape");
+        built.params.set(&format!("b_enc_{index}"), b_enc).expect("same shape");
+    }
+    let layer = Layer::of(&built.params, 1).expect("a layer");
+    let form = &forms(&built, &built.params)[1];
+    let selected = super::select::select(&layer, form, &built.batch.inputs.select(1, 1)).expect("fits").expect("sparse");
+    let active = selected.entries.active.sum(Kind::Int64).int64_value(&[]);
+    assert_eq!(selected.entries.rows.numel() as i64 - active, 2 * case.rows, "all rows of two features");
+    let got = whole(&case, &built);
+    assert_same(&got, &dense_step(&case, &built), 1e-10).expect("the same");
+    assert_eq!(got.active_rows.narrow(1, 5, 2).sum(Kind::Double).double_value(&[]), 0.0);
+}
