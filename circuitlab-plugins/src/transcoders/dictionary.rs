@@ -152,10 +152,7 @@ pub(super) fn calibrate(params: &mut Parameters, activation: &dyn SparsityActiva
             return Err(Error::Invalid(format!("the encoder biases are set from at least 2 rows, {rows} came")));
         }
         let silent = ((rows as f64 * (1.0 - rate)).round() as i64).clamp(1, rows - 1);
-        let pre_acts = product(layer.w_enc, &inputs.select(1, index as i64).tr(), layer.compute_kind());
-        let (below, _) = pre_acts.kthvalue(silent, 1, false);
-        let (above, _) = pre_acts.kthvalue(silent + 1, 1, false);
-        let edge = (below + above) / 2.0;
+        let edge = edge(&layer, &inputs.select(1, index as i64), silent);
         let bias = match activation.thresholds(&layer.own)? {
             Some(theta) => theta - edge,
             None => -edge,
@@ -163,6 +160,21 @@ pub(super) fn calibrate(params: &mut Parameters, activation: &dyn SparsityActiva
         params.set(&format!("b_enc_{index}"), bias)?;
     }
     Ok(())
+}
+
+/// Numbers that the quantiles are found of at a time: finding them takes 16 bytes for each.
+const QUANTILE_NUMBERS: i64 = 1 << 22;
+
+/// For each feature the middle between its `silent`-th smallest pre-activation without bias and the next: `[d_features]`.
+fn edge(layer: &Layer<'_>, inputs: &Tensor, silent: i64) -> Tensor {
+    let block = (QUANTILE_NUMBERS / inputs.size()[0]).max(64);
+    let of_block = |w_enc: &Tensor| {
+        let pre_acts = product(w_enc, &inputs.tr(), layer.compute_kind());
+        let (below, _) = pre_acts.kthvalue(silent, 1, false);
+        let (above, _) = pre_acts.kthvalue(silent + 1, 1, false);
+        (below + above) / 2.0
+    };
+    Tensor::cat(&layer.w_enc.split(block, 0).iter().map(of_block).collect::<Vec<_>>(), 0)
 }
 
 /// The activations of one source layer: `[rows, d_features]`.
