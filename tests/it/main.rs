@@ -9,6 +9,7 @@ mod linked;
 mod live;
 mod model;
 mod pipeline;
+mod plan;
 mod plugins;
 mod ranks;
 mod store;

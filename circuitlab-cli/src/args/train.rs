@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use circuitlab::train::{Layout, PlanFor};
 use clap::Args;
 
 /// Trains a transcoder.
@@ -49,4 +50,21 @@ pub struct TrainArgs {
     /// Print the resolved config and what the run would cost, and do nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// With `--dry-run`: plan for so many ranks in the layout of the strategy's name (`ddp`, `fsdp`, `feature-sharded`), which need not run.
+    #[arg(long, value_name = "N", requires = "dry_run")]
+    pub ranks: Option<usize>,
+    /// With `--dry-run`: plan for this mesh, such as `8x4` or `8x1,sharded`, whatever the strategy.
+    #[arg(long, value_name = "DATAxFEATURE[,sharded]", requires = "dry_run")]
+    pub mesh: Option<Layout>,
+    /// With `--dry-run`: plan for a model of so many layers and this `d_model`, in place of a cache.
+    #[arg(long, value_name = "LAYERSxD_MODEL", requires = "dry_run", conflicts_with_all = ["cache", "model"], value_parser = shape)]
+    pub shape: Option<(usize, usize)>,
+    /// With `--dry-run`: active features of a layer on a row, which the cost of a sparse step is for.
+    #[arg(long, value_name = "FEATURES", requires = "dry_run", default_value_t = PlanFor::default().l0)]
+    pub l0: f64,
+}
+
+fn shape(text: &str) -> Result<(usize, usize), String> {
+    let sizes = text.split_once('x').and_then(|(layers, d_model)| Some((layers.parse().ok()?, d_model.parse().ok()?)));
+    sizes.ok_or_else(|| "expected LAYERSxD_MODEL, such as `16x2048`".to_owned())
 }

@@ -1,9 +1,10 @@
 //! `circuitlab train`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use circuitlab::sink::{Record, names};
-use circuitlab::train::{Plan, TrainConfig, TrainRequest, TrainSummary};
+use circuitlab::train::{Memory, Plan, PlanFor, TrainConfig, TrainRequest, TrainSummary};
 use serde_json::json;
 
 use super::Context;
@@ -22,7 +23,8 @@ pub(super) fn run(args: &TrainArgs, context: &Context) -> anyhow::Result<()> {
         progress: &context.bars,
     };
     if args.dry_run {
-        let plan = circuitlab::train::plan(&request)?;
+        let plan_for = PlanFor { ranks: args.ranks, layout: args.mesh, shape: args.shape, l0: args.l0 };
+        let plan = circuitlab::train::plan(&request, &plan_for)?;
         return context.print(&plan, || cost(&plan));
     }
     let summary = circuitlab::train::train(&request)?;
@@ -64,21 +66,70 @@ fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
 }
 
 fn cost(plan: &Plan) -> String {
+    let unknown = || "not known without a cache".to_owned();
+    let mut rows = vec![
+        ("parameters".to_owned(), human::whole(plan.parameters)),
+        ("steps".to_owned(), plan.steps.map_or_else(unknown, human::whole)),
+        ("rows".to_owned(), plan.rows.map_or_else(unknown, human::whole)),
+        ("ranks".to_owned(), format!("{} ({})", human::whole(plan.ranks as u64), plan.layout)),
+        ("memory of a rank".to_owned(), format!("about {}", human::bytes(plan.memory_bytes))),
+    ];
+    rows.extend(plan.host_bytes.map(|bytes| ("  beside it on the host".to_owned(), format!("about {}", human::bytes(bytes)))));
+    rows.extend(memory(&plan.memory));
+    rows.push(("each checkpoint".to_owned(), human::bytes(plan.checkpoint_bytes)));
+    rows.push(("disk at most".to_owned(), human::bytes(plan.disk_bytes)));
+    rows.extend(work(plan));
     let mut table = Table::new(["dry run", "nothing was written"]);
-    for (name, value) in [
-        ("parameters", human::whole(plan.parameters)),
-        ("steps", human::whole(plan.steps)),
-        ("rows", human::whole(plan.rows)),
-        ("memory of a rank", format!("about {}", human::bytes(plan.memory_bytes))),
-        ("each checkpoint", human::bytes(plan.checkpoint_bytes)),
-        ("dense FLOP", human::count(plan.dense_flop)),
-    ] {
-        table.row([name.to_owned(), value]);
+    for (name, value) in rows {
+        table.row([name, value]);
     }
     let toml = circuitlab::config::to_toml(&plan.config).unwrap_or_default();
     // Comments, so that what is printed is a config file too.
     let comments: Vec<String> = table.to_string().lines().map(|line| format!("# {line}")).collect();
     format!("{}\n\n{toml}", comments.join("\n"))
+}
+
+/// The parts of a rank's memory, those that there are.
+fn memory(memory: &Memory) -> impl Iterator<Item = (String, String)> {
+    let parts = [
+        ("weights", memory.weights),
+        ("master copies", memory.masters),
+        ("moments", memory.moments),
+        ("gradients", memory.gradients),
+        ("largest layer, gathered", memory.gathered),
+        ("activations of a step", memory.activations),
+        ("copy to save", memory.saving),
+        ("batches", memory.batches),
+        ("windows of chunks", memory.windows),
+        ("before the first step", memory.start),
+        ("the program itself", memory.process),
+    ];
+    let there = parts.into_iter().filter(|(_, bytes)| *bytes > 0);
+    there.map(|(name, bytes)| (format!("  {name}"), human::bytes(bytes)))
+}
+
+/// The arithmetic of a step and how long it takes.
+fn work(plan: &Plan) -> impl Iterator<Item = (String, String)> {
+    let step = &plan.step;
+    let each = if plan.ranks > 1 { " of a rank" } else { "" };
+    let seconds = |seconds: Option<f64>| {
+        let text = |seconds: f64| human::duration(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
+        seconds.map_or_else(|| "not estimated: it is measured on CPUs only".to_owned(), text)
+    };
+    let rates = step.rates.map(|rates| {
+        let text = format!("{}FLOP/s, {}B/s", human::count(rates.flop_per_s), human::count(rates.bytes_per_s));
+        ("this machine, measured".to_owned(), text)
+    });
+    [
+        (format!("FLOP of a step{each}, encoder alone"), human::count(step.encoder_flop)),
+        (format!("FLOP of a step{each}, sparse with {} active of a layer", step.l0), human::count(step.sparse_flop)),
+        (format!("FLOP of a step{each}, dense"), human::count(step.dense_flop)),
+        (format!("time of a step{each}, at least"), seconds(step.least_seconds)),
+        (format!("time of a step{each}, dense"), seconds(step.dense_seconds)),
+    ]
+    .into_iter()
+    .chain(rates)
+    .chain(plan.dense_flop.map(|flop| ("dense FLOP of the run".to_owned(), human::count(flop))))
 }
 
 fn print(summary: &TrainSummary, context: &Context) -> anyhow::Result<()> {

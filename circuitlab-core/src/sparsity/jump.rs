@@ -69,6 +69,11 @@ impl JumpForm {
 /// # Errors
 /// What the activation returns.
 pub fn has_jump_form(activation: &dyn SparsityActivation) -> Result<bool> {
+    Ok(activation.jump_form(&at_start(activation))?.is_some())
+}
+
+/// The activation's parameters as they start, of one feature.
+pub(super) fn at_start(activation: &dyn SparsityActivation) -> Vec<Tensor> {
     let start = |own: ActivationParameter| {
         let value = match own.init {
             Init::Constant(value) => value,
@@ -76,6 +81,5 @@ pub fn has_jump_form(activation: &dyn SparsityActivation) -> Result<bool> {
         };
         Tensor::from_slice(&[value])
     };
-    let params: Vec<Tensor> = activation.parameters().into_iter().map(start).collect();
-    Ok(activation.jump_form(&params)?.is_some())
+    activation.parameters().into_iter().map(start).collect()
 }

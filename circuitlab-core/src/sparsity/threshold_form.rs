@@ -2,6 +2,8 @@
 
 use tch::Tensor;
 
+use super::SparsityActivation;
+use super::jump::at_start;
 use crate::{Result, shape};
 
 /// What is needed to step over the active entries of an activation alone: it is `a = h` where `h` is above a threshold, else 0, with
@@ -45,4 +47,12 @@ impl ThresholdForm {
         fits("threshold form, thresholds", self.thresholds.as_ref())?;
         fits("threshold form, slope", self.trained.as_ref().map(|trained| &trained.slope))
     }
+}
+
+/// Whether an activation has a [`threshold_form`](SparsityActivation::threshold_form), asked with its parameters as they start.
+///
+/// # Errors
+/// What the activation returns.
+pub fn has_threshold_form(activation: &dyn SparsityActivation) -> Result<bool> {
+    Ok(activation.threshold_form(&at_start(activation))?.is_some())
 }

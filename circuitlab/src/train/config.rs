@@ -222,6 +222,13 @@ impl Default for InitConfig {
     }
 }
 
+impl InitConfig {
+    /// The share of rows on which each of `features` fires at the start.
+    pub fn share(&self, features: f64) -> f64 {
+        self.rate.unwrap_or(f64::min(10_000.0, features / 4.0) / features)
+    }
+}
+
 /// What is written down.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -17,6 +17,6 @@ pub use config::{
 };
 pub use metrics::{Interval, StepMetrics};
 pub use optimiser::{Adam, clip_scale, global_norm};
-pub use plan::{Plan, plan};
+pub use plan::{Layout, Memory, Plan, PlanFor, Rates, Work, plan};
 pub use schedule::Schedule;
 pub use trainer::{TrainRequest, TrainSummary, train};

@@ -1,62 +1,220 @@
 //! What a run would cost, found out without starting it.
 
+mod layout;
+mod memory;
+mod work;
+
+use circuitlab_core::sparsity::has_threshold_form;
+use circuitlab_core::{Dims, ParallelismStrategy, ParameterSpec, Precision, SparsityActivation, Spec, Transcoder};
 use serde::Serialize;
+use tch::Device;
 
 use super::config::TrainConfig;
 use super::schedule::Schedule;
 use super::source;
-use super::state::Parts;
+use super::state::{Parts, check_scope, check_sizes, placement};
 use super::trainer::{TrainRequest, resolve};
-use crate::Result;
+use crate::{Error, Result};
+
+pub use layout::Layout;
+pub use memory::Memory;
+pub use work::{Rates, Work};
+
+use memory::Sizes;
+
+/// What a plan is made for, beside what the run itself says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlanFor {
+    /// Ranks, in the layout of the strategy's name; the strategy need not be there. Default: those of the strategy as it is.
+    pub ranks: Option<usize>,
+    /// The layout, whatever the strategy. Default: the strategy's.
+    pub layout: Option<Layout>,
+    /// Layers and `d_model`, in place of a cache, whose rows are then not known.
+    pub shape: Option<(usize, usize)>,
+    /// Active features of a layer on a row, which the cost of a sparse step depends on. Default: 32.
+    pub l0: f64,
+}
+
+impl Default for PlanFor {
+    fn default() -> Self {
+        Self { ranks: None, layout: None, shape: None, l0: 32.0 }
+    }
+}
 
 /// The cost of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
     /// The resolved config.
     pub config: TrainConfig,
-    /// Numbers that are trained.
+    /// How the ranks share the run.
+    pub layout: Layout,
+    /// All ranks.
+    pub ranks: usize,
+    /// Numbers that are trained, of all ranks together.
     pub parameters: u64,
-    /// Steps of the run.
-    pub steps: u64,
+    /// Steps of the run, where the rows are known or the config says.
+    pub steps: Option<u64>,
     /// Rows of the run, those of later epochs counted again.
-    pub rows: u64,
-    /// About how much memory each rank takes: parameters, gradients, both moments, a batch's activations, and the chunks that rows
-    /// are mixed from.
+    pub rows: Option<u64>,
+    /// The memory of a rank, part by part.
+    pub memory: Memory,
+    /// The most that a rank takes where it computes: on a CPU all of its memory, else its device's.
     pub memory_bytes: u64,
-    /// Size of a checkpoint.
+    /// The most that it takes of the host's memory beside a device of its own.
+    pub host_bytes: Option<u64>,
+    /// Size of a checkpoint, of all ranks together.
     pub checkpoint_bytes: u64,
-    /// Floating-point operations of the whole run's products, all of them dense.
-    pub dense_flop: f64,
+    /// What a run takes of the disk at most: the checkpoints that are kept, one that is being written, and the result.
+    pub disk_bytes: u64,
+    /// The arithmetic of a step, of each rank.
+    pub step: Work,
+    /// Floating-point operations of the whole run's products on all ranks, all of them dense.
+    pub dense_flop: Option<f64>,
 }
 
-/// Checks all that [`train`](super::train) checks before it begins, and adds up the cost. Writes nothing.
+/// Checks all that [`train`](super::train) checks before it begins, and adds up the cost. Writes nothing. On a CPU it measures for less
+/// than a second how fast the machine is.
 ///
 /// # Errors
-/// Those of [`train`](super::train).
-pub fn plan(request: &TrainRequest<'_>) -> Result<Plan> {
-    let config = resolve(request)?;
-    let source = source::open(request, &config)?;
-    let schedule = Schedule::new(&config, source.count())?;
-    let Parts { transcoder, activation, dims, .. } = Parts::build(request.registry, &config, &source)?;
-    let shapes = transcoder.parameters(dims, &*activation)?;
-    let parameters: u64 = shapes.iter().map(|spec| spec.shape.iter().product::<i64>().unsigned_abs()).sum();
-    let value_bytes = tch::Kind::from(config.compute.dtype).elt_size_in_bytes() as u64;
-    let batch_rows = config.data.batch_rows as u64;
-    // Pre-activations, activations and their gradients, of all layers at once.
-    let activations = 3 * batch_rows * dims.layers as u64 * dims.d_features as u64;
-    // One window of chunks is read while another is trained on.
-    let windows = 2 * source.window_bytes(config.data.window_chunks);
-    // Per source layer: the encoder's product and its gradient, and for each target layer the decoder's and its two gradients.
-    let products =
-        (0..dims.layers).map(|source| Ok(2 + 3 * transcoder.targets(dims, source)?.len())).sum::<circuitlab_core::Result<usize>>()?;
-    let rows = schedule.steps * batch_rows;
+/// Those of [`train`](super::train), and layouts that do not fit the run.
+pub fn plan(request: &TrainRequest<'_>, plan_for: &PlanFor) -> Result<Plan> {
+    let (config, layout) = settle(request, plan_for)?;
+    crate::device::set_threads(config.compute.threads)?;
+    let (kind, device) = placement(&config);
+    let Subject { transcoder, activation, dims, rows, windows } = Subject::of(request, plan_for, &config)?;
+    check_scope(&config.activation.name, activation.scope(), layout.data, layout.feature)?;
+    let all_rows = config.data.batch_rows as u64;
+    if layout.data as u64 > all_rows {
+        return Err(Error::Invalid(format!(
+            "a batch of {all_rows} rows has none for some of {} ranks; make `data.batch_rows` larger",
+            layout.data
+        )));
+    }
+    let specs = transcoder.parameters(dims, &*activation)?;
+    let batch_rows = all_rows.div_ceil(layout.data as u64);
+    let full = Precision::Full.kind(kind).elt_size_in_bytes() as u64;
+    let step = Work::new(&*transcoder, dims, layout, batch_rows, plan_for.l0, optimiser_bytes(&specs, layout, &config))?;
+    let step = if device == Device::Cpu { step.at(Rates::measure(dims, batch_rows, Precision::Full.kind(kind))) } else { step };
+    let features = dims.d_features as f64;
+    let memory = Memory::new(&Sizes {
+        specs: &specs,
+        dims,
+        layout,
+        kind,
+        moment_bytes: full as f64,
+        rows: batch_rows,
+        batch_rows,
+        first_rows: (config.init.rows as u64).min(rows.unwrap_or(u64::MAX)),
+        // More are active at the start than ever after.
+        active_share: has_threshold_form(&*activation)?.then(|| config.init.share(features)),
+        windows,
+        process: memory::process(),
+    });
+    let parameters: u64 = specs.iter().map(|spec| spec.shape.iter().product::<i64>().unsigned_abs()).sum();
+    // The transcoder; and to go on with parameters, two moments and how long each feature has been silent.
+    let (result_bytes, counters) = (full * parameters, 8 * (dims.layers * dims.d_features) as u64);
+    let checkpoint_bytes = result_bytes + 3 * full * parameters + counters;
+    let schedule = (rows.is_some() || config.schedule.steps.is_some()).then(|| Schedule::new(&config, rows.unwrap_or(0))).transpose()?;
+    let steps = schedule.map(|schedule| schedule.steps);
     Ok(Plan {
+        layout,
+        ranks: layout.ranks(),
         parameters,
-        steps: schedule.steps,
-        rows,
-        memory_bytes: value_bytes * (4 * parameters + activations) + windows,
-        checkpoint_bytes: value_bytes * 4 * parameters,
-        dense_flop: 2.0 * rows as f64 * (dims.d_model * dims.d_features * products) as f64,
+        steps,
+        rows: steps.map(|steps| steps * all_rows),
+        memory_bytes: memory.peak(device),
+        host_bytes: memory.host(device),
+        memory,
+        checkpoint_bytes,
+        disk_bytes: (config.checkpoint.keep as u64 + 1) * checkpoint_bytes + result_bytes,
+        dense_flop: steps.map(|steps| steps as f64 * step.dense_flop * layout.ranks() as f64),
+        step,
         config,
     })
+}
+
+/// The resolved config, and the layout of its ranks.
+fn settle(request: &TrainRequest<'_>, plan_for: &PlanFor) -> Result<(TrainConfig, Layout)> {
+    if !(plan_for.l0 >= 0.0 && plan_for.l0.is_finite()) {
+        return Err(Error::Invalid(format!("l0: expected a number of features not below 0, got {}", plan_for.l0)));
+    }
+    let Some(mut config) = request.config.clone().filter(|_| plan_for.ranks.is_some() || plan_for.layout.is_some()) else {
+        let config = resolve(request)?;
+        let strategy = request.registry.build::<dyn ParallelismStrategy>(&config.strategy)?;
+        return Ok((config, Layout::of_mesh(strategy.mesh())));
+    };
+    let strategy = config.strategy.clone();
+    let layout = match (plan_for.layout, plan_for.ranks) {
+        (Some(layout), Some(ranks)) if layout.ranks() != ranks => {
+            return Err(Error::Invalid(format!("the mesh {layout} is {} ranks, not {ranks}", layout.ranks())));
+        }
+        (Some(layout), _) => layout,
+        (None, ranks) => named(request, &strategy, ranks.unwrap_or(1))?,
+    };
+    // A strategy of many ranks cannot start here, and need not.
+    config.strategy = Spec::named("single");
+    let config = resolve(&TrainRequest { config: Some(config), ..*request })?;
+    Ok((TrainConfig { strategy, ..config }, layout))
+}
+
+/// The layout that a strategy's name stands for or, of others, that it has.
+fn named(request: &TrainRequest<'_>, strategy: &Spec, ranks: usize) -> Result<Layout> {
+    if ranks == 0 {
+        return Err(Error::Invalid("a run has at least 1 rank, not 0".to_owned()));
+    }
+    if let Some(layout) = Layout::of_strategy(&strategy.name, ranks)? {
+        return Ok(layout);
+    }
+    let layout = Layout::of_mesh(request.registry.build::<dyn ParallelismStrategy>(strategy)?.mesh());
+    if layout.ranks() == ranks {
+        return Ok(layout);
+    }
+    Err(Error::Invalid(format!(
+        "strategy `{}` is a mesh of {layout} here, and how it lays out {ranks} ranks is not known; give the mesh",
+        strategy.name
+    )))
+}
+
+/// What is trained.
+struct Subject {
+    transcoder: Box<dyn Transcoder>,
+    activation: Box<dyn SparsityActivation>,
+    dims: Dims,
+    /// Of an epoch, where there is a cache.
+    rows: Option<u64>,
+    /// Bytes of the chunks in memory.
+    windows: u64,
+}
+
+impl Subject {
+    fn of(request: &TrainRequest<'_>, plan_for: &PlanFor, config: &TrainConfig) -> Result<Self> {
+        if let Some((layers, d_model)) = plan_for.shape {
+            if layers == 0 || d_model == 0 {
+                return Err(Error::Invalid(format!("shape {layers}x{d_model}: expected at least one layer, and a `d_model` above 0")));
+            }
+            let dims = Dims { layers, d_model, d_features: config.size.features(d_model)? };
+            check_sizes(config, dims)?;
+            let (transcoder, activation) = (request.registry.build(&config.transcoder)?, request.registry.build(&config.activation)?);
+            return Ok(Self { transcoder, activation, dims, rows: None, windows: 0 });
+        }
+        let source = source::open(request, config)?;
+        let single = TrainConfig { strategy: Spec::named("single"), ..config.clone() };
+        let known = if plan_for.ranks.is_some() || plan_for.layout.is_some() { &single } else { config };
+        let Parts { transcoder, activation, dims, .. } = Parts::build(request.registry, known, &source)?;
+        // One window of chunks is read while another is trained on.
+        let windows = 2 * source.window_bytes(config.data.window_chunks);
+        Ok(Self { transcoder, activation, dims, rows: Some(source.count()), windows })
+    }
+}
+
+/// What a step of the optimiser reads and writes of a rank: the gradient once; the parameter, or its master copy, and both moments twice;
+/// and a parameter that has a master copy is written.
+fn optimiser_bytes(specs: &[ParameterSpec], layout: Layout, config: &TrainConfig) -> f64 {
+    let (kind, _) = placement(config);
+    let full = Precision::Full.kind(kind).elt_size_in_bytes() as f64;
+    let of_number = |spec: &ParameterSpec| {
+        let own = spec.precision.kind(kind).elt_size_in_bytes() as f64;
+        7.0 * full + if own < full { own } else { 0.0 }
+    };
+    specs.iter().map(|spec| layout.owned(spec) as f64 * of_number(spec)).sum()
 }

@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use circuitlab_core::{
-    Dims, Mesh, ParallelismStrategy, Parameters, Precision, Registry, Scope, SparsityActivation, StepOutput, Transcoder,
-};
+use circuitlab_core::{Dims, ParallelismStrategy, Parameters, Precision, Registry, Scope, SparsityActivation, StepOutput, Transcoder};
 use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{Checkpoint, SavedState};
@@ -35,20 +33,12 @@ impl Parts {
     pub(super) fn build(registry: &Registry, config: &TrainConfig, rows: &Rows) -> Result<Self> {
         let origin = rows.identity();
         let dims = Dims { layers: origin.layers, d_model: origin.d_model, d_features: config.size.features(origin.d_model)? };
-        let product = |factors: &[usize]| factors.iter().fold(1_u128, |product, factor| product.saturating_mul(*factor as u128));
-        for (what, numbers) in [
-            ("`size.d_features` or `size.expansion`", product(&[dims.layers, dims.layers, dims.d_model, dims.d_features])),
-            ("`data.batch_rows`", product(&[config.data.batch_rows, dims.layers, dims.d_model.max(dims.d_features)])),
-            ("`init.rows`", product(&[config.init.rows, dims.layers, dims.d_model.max(dims.d_features)])),
-        ] {
-            if numbers > MOST_NUMBERS {
-                return Err(Error::Invalid(format!("{what} asks for {numbers} numbers in memory; expected at most {MOST_NUMBERS}")));
-            }
-        }
+        check_sizes(config, dims)?;
         crate::device::resolve(config.compute.device)?;
         let activation = registry.build::<dyn SparsityActivation>(&config.activation)?;
         let strategy = registry.build::<dyn ParallelismStrategy>(&config.strategy)?;
-        check_scope(&config.activation.name, activation.scope(), strategy.mesh())?;
+        let mesh = strategy.mesh();
+        check_scope(&config.activation.name, activation.scope(), mesh.data.size, mesh.feature.size)?;
         Ok(Self {
             transcoder: registry.build::<dyn Transcoder>(&config.transcoder)?,
             saved_as: SavedActivation::of(registry, &config.activation, &*activation)?,
@@ -60,9 +50,23 @@ impl Parts {
     }
 }
 
+/// Refuses sizes that no machine has room for.
+pub(super) fn check_sizes(config: &TrainConfig, dims: Dims) -> Result<()> {
+    let product = |factors: &[usize]| factors.iter().fold(1_u128, |product, factor| product.saturating_mul(*factor as u128));
+    for (what, numbers) in [
+        ("`size.d_features` or `size.expansion`", product(&[dims.layers, dims.layers, dims.d_model, dims.d_features])),
+        ("`data.batch_rows`", product(&[config.data.batch_rows, dims.layers, dims.d_model.max(dims.d_features)])),
+        ("`init.rows`", product(&[config.init.rows, dims.layers, dims.d_model.max(dims.d_features)])),
+    ] {
+        if numbers > MOST_NUMBERS {
+            return Err(Error::Invalid(format!("{what} asks for {numbers} numbers in memory; expected at most {MOST_NUMBERS}")));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses a mesh that splits what decides whether a feature is active.
-fn check_scope(activation: &str, scope: Scope, mesh: Mesh) -> Result<()> {
-    let (data, feature) = (mesh.data.size, mesh.feature.size);
+pub(super) fn check_scope(activation: &str, scope: Scope, data: usize, feature: usize) -> Result<()> {
     let message = match scope {
         Scope::Row if feature > 1 => format!(
             "activation `{activation}` compares all features of a row, so they cannot be split over {feature} ranks; use a mesh whose feature axis has 1 rank"
@@ -92,8 +96,7 @@ impl TrainState {
         let specs = parts.transcoder.parameters(parts.dims, &*parts.activation)?;
         // In all bits until the biases are set; what is computed with is rounded afterwards.
         let mut params = Parameters::init(specs, config.seed, Precision::Full.kind(kind), device)?;
-        let features = parts.dims.d_features as f64;
-        let rate = config.init.rate.unwrap_or(f64::min(10_000.0, features / 4.0) / features);
+        let rate = config.init.share(parts.dims.d_features as f64);
         parts.transcoder.calibrate(&mut params, &*parts.activation, rows, rate)?;
         let mut adam = Adam::new(config.optimiser.clone(), &params);
         adam.round(&mut params, kind)?;
@@ -134,13 +137,10 @@ pub(super) fn placement(config: &TrainConfig) -> (Kind, Device) {
 
 #[cfg(test)]
 mod tests {
-    use circuitlab_core::Axis;
-
     use super::*;
 
     #[test]
     fn a_mesh_must_not_split_what_an_activation_compares() {
-        let mesh = |data, feature| Mesh { data: Axis { rank: 0, size: data }, feature: Axis { rank: 0, size: feature }, sharded: false };
         for (scope, data, feature, fits) in [
             (Scope::Entry, 2, 2, true),
             (Scope::Row, 2, 1, true),
@@ -149,9 +149,9 @@ mod tests {
             (Scope::Batch, 2, 1, false),
             (Scope::Batch, 1, 2, false),
         ] {
-            assert_eq!(check_scope("mine", scope, mesh(data, feature)).is_ok(), fits, "{scope:?} on {data} x {feature}");
+            assert_eq!(check_scope("mine", scope, data, feature).is_ok(), fits, "{scope:?} on {data} x {feature}");
         }
-        let error = check_scope("mine", Scope::Row, mesh(1, 2)).expect_err("two ranks");
+        let error = check_scope("mine", Scope::Row, 1, 2).expect_err("two ranks");
         assert_eq!(
             error.to_string(),
             "activation `mine` compares all features of a row, so they cannot be split over 2 ranks; use a mesh whose feature axis has 1 rank"

@@ -1,0 +1,132 @@
+//! How many ranks share a run, and how: as much of a strategy as its cost depends on.
+
+use std::fmt;
+use std::str::FromStr;
+
+use circuitlab_core::{Mesh, ParameterSpec};
+use serde::Serialize;
+
+use crate::{Error, Result};
+
+/// A mesh without a place in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Layout {
+    /// Ranks that read different rows.
+    pub data: usize,
+    /// Ranks that own different features.
+    pub feature: usize,
+    /// Whether what a rank owns is split further over the data axis.
+    pub sharded: bool,
+}
+
+impl Layout {
+    /// The layout of a strategy by its name, whether it is there or not; nothing for names that say nothing of a mesh.
+    ///
+    /// # Errors
+    /// `single` on several ranks.
+    pub fn of_strategy(name: &str, ranks: usize) -> Result<Option<Self>> {
+        let layout = |data, feature, sharded| Ok(Some(Self { data, feature, sharded }));
+        match name {
+            "single" if ranks != 1 => {
+                Err(Error::Invalid(format!("strategy `single` is one rank, not {ranks}; name one of `ddp`, `fsdp`, `feature-sharded`")))
+            }
+            "single" => layout(1, 1, false),
+            "ddp" => layout(ranks, 1, false),
+            "fsdp" => layout(ranks, 1, true),
+            "feature-sharded" => layout(1, ranks, false),
+            _ => Ok(None),
+        }
+    }
+
+    /// The layout of a mesh.
+    pub fn of_mesh(mesh: Mesh) -> Self {
+        Self { data: mesh.data.size, feature: mesh.feature.size, sharded: mesh.sharded }
+    }
+
+    /// All ranks.
+    pub fn ranks(self) -> usize {
+        self.data.saturating_mul(self.feature)
+    }
+
+    /// Numbers of a parameter that a rank works with: the largest share of its features.
+    pub(super) fn used(self, spec: &ParameterSpec) -> u64 {
+        rows_of(spec, if spec.per_feature { self.feature } else { 1 })
+    }
+
+    /// Numbers of a parameter that a rank keeps and steps.
+    pub(super) fn owned(self, spec: &ParameterSpec) -> u64 {
+        let shards = if self.sharded { self.data } else { 1 };
+        rows_of(spec, if spec.per_feature { self.feature.saturating_mul(shards) } else { shards })
+    }
+}
+
+/// The largest of so many shares of a parameter's first axis, in numbers.
+fn rows_of(spec: &ParameterSpec, shares: usize) -> u64 {
+    let mut axes = spec.shape.iter().map(|size| size.unsigned_abs());
+    let first = axes.next().unwrap_or(1);
+    first.div_ceil(shares.max(1) as u64).saturating_mul(axes.product())
+}
+
+/// `2x4`, or `8x1,sharded`: data ranks, feature ranks.
+impl FromStr for Layout {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (sizes, sharded) = text.strip_suffix(",sharded").map_or((text, false), |sizes| (sizes, true));
+        let size = |text: &str| text.parse::<usize>().ok().filter(|size| *size > 0);
+        match sizes.split_once('x').map(|(data, feature)| (size(data), size(feature))) {
+            Some((Some(data), Some(feature))) => Ok(Self { data, feature, sharded }),
+            _ => Err(Error::Invalid(format!("mesh `{text}`: expected DATAxFEATURE ranks, such as `2x4` or `8x1,sharded`"))),
+        }
+    }
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}x{}{}", self.data, self.feature, if self.sharded { ",sharded" } else { "" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use circuitlab_core::{Init, Precision, Update};
+
+    use super::*;
+
+    #[test]
+    fn meshes_are_read_as_they_are_written() {
+        for text in ["1x1", "2x4", "8x1,sharded"] {
+            assert_eq!(text.parse::<Layout>().expect("a mesh").to_string(), text);
+        }
+        for text in ["", "2", "0x4", "2x", "2x4,split", "-1x2", "2x4x1"] {
+            assert!(text.parse::<Layout>().expect_err("no mesh").to_string().contains("expected DATAxFEATURE"), "{text}");
+        }
+    }
+
+    #[test]
+    fn strategies_are_meshes() {
+        let of = |name, ranks| Layout::of_strategy(name, ranks).map(|layout| layout.map(|layout| layout.to_string()));
+        assert_eq!(of("ddp", 8).expect("fits").as_deref(), Some("8x1"));
+        assert_eq!(of("fsdp", 8).expect("fits").as_deref(), Some("8x1,sharded"));
+        assert_eq!(of("feature-sharded", 8).expect("fits").as_deref(), Some("1x8"));
+        assert_eq!(of("mine", 8).expect("says nothing"), None);
+        assert!(of("single", 2).expect_err("one rank").to_string().contains("not 2"));
+    }
+
+    #[test]
+    fn shares_are_the_largest() {
+        let spec = |per_feature| ParameterSpec {
+            name: "W".into(),
+            layer: 0,
+            shape: vec![10, 3, 4],
+            init: Init::Constant(0.0),
+            per_feature,
+            update: Update::Gradient,
+            precision: Precision::Compute,
+        };
+        let layout = |data, feature, sharded| Layout { data, feature, sharded };
+        assert_eq!((layout(2, 4, false).used(&spec(true)), layout(2, 4, false).owned(&spec(true))), (36, 36));
+        assert_eq!((layout(2, 4, true).used(&spec(true)), layout(2, 4, true).owned(&spec(true))), (36, 24));
+        assert_eq!((layout(2, 4, true).used(&spec(false)), layout(2, 4, true).owned(&spec(false))), (120, 60));
+    }
+}

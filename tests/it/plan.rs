@@ -1,0 +1,116 @@
+//! What a run would cost, before it is started.
+
+use std::fs;
+use std::path::Path;
+
+use circuitlab_tests::{arg, circuitlab, json, stderr, succeed};
+use serde_json::Value;
+
+use crate::pipeline;
+
+fn plan(out: &Path, extra: &[&str]) -> Value {
+    let mut args = vec!["train", "--dry-run", "--out", arg(out)];
+    args.extend(extra);
+    let plan = json(&args);
+    assert!(!out.exists(), "nothing is written");
+    plan
+}
+
+fn number(of: &Value) -> f64 {
+    of.as_f64().unwrap_or_else(|| panic!("{of} is no number"))
+}
+
+/// Llama-3.2-1B, with 32 features for each number of the residual stream.
+const LLAMA: [&str; 4] = ["--shape", "16x2048", "--set", "size.expansion=32"];
+
+#[test]
+fn a_shape_is_enough_to_plan() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let single = plan(&out, &LLAMA);
+    // Per layer: encoder, bias and threshold, output bias; decoders to 16, 15, .. 1 layers.
+    let (features, width) = (65536.0, 2048.0);
+    assert!((number(&single["parameters"]) - (16.0 * (features * (width + 2.0) + width) + 136.0 * features * width)).abs() < 1.0);
+    assert_eq!((&single["steps"], &single["rows"], &single["dense_flop"]), (&Value::Null, &Value::Null, &Value::Null));
+    assert_eq!(number(&single["memory"]["weights"]), 4.0 * number(&single["parameters"]));
+    // 2 B L d F for the encoder, B L d F (3 L + 7) for all, of 1024 rows.
+    let encoder = 2.0 * 1024.0 * 16.0 * width * features;
+    assert!((number(&single["step"]["encoder_flop"]) / encoder - 1.0).abs() < 1e-12);
+    assert!((number(&single["step"]["dense_flop"]) / encoder - 55.0 / 2.0).abs() < 1e-12);
+    let sparse = number(&single["step"]["sparse_flop"]) / encoder;
+    assert!(sparse > 1.0 && sparse < 1.1, "{sparse}");
+    assert!(number(&single["step"]["least_seconds"]) < number(&single["step"]["dense_seconds"]));
+
+    let steps = plan(&out, &[&LLAMA[..], &["--set", "schedule.steps=100"]].concat());
+    assert_eq!(steps["rows"], 102_400);
+}
+
+#[test]
+fn any_number_of_ranks_is_planned() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let of = |extra: &[&str]| plan(&out, &[&LLAMA[..], extra].concat());
+    let (single, ddp, fsdp) = (of(&[]), of(&["--ranks", "8", "--strategy", "ddp"]), of(&["--ranks", "8", "--strategy", "fsdp"]));
+    let split = of(&["--ranks", "8", "--strategy", "feature-sharded"]);
+    let part = |plan: &Value, name: &str| number(&plan["memory"][name]);
+    assert_eq!(ddp["config"]["strategy"], "ddp", "the printed config is that of the run");
+    for name in ["weights", "moments", "gradients"] {
+        assert_eq!(part(&ddp, name), part(&single, name));
+        for eighth in [&fsdp, &split] {
+            let share = part(eighth, name) / part(&single, name);
+            assert!((share - 0.125).abs() < 1e-5, "{name}: {share}");
+        }
+    }
+    assert!(part(&fsdp, "gathered") > part(&split, "gathered"), "shards are gathered layer by layer");
+    assert_eq!(part(&ddp, "batches"), part(&single, "batches") / 8.0);
+    assert_eq!(part(&split, "batches"), part(&single, "batches"));
+    for eighth in [&ddp, &fsdp, &split] {
+        assert_eq!(eighth["ranks"], 8);
+        assert_eq!(number(&eighth["step"]["encoder_flop"]), number(&single["step"]["encoder_flop"]) / 8.0);
+        assert_eq!(eighth["checkpoint_bytes"], single["checkpoint_bytes"], "a checkpoint is of all ranks");
+    }
+    let mesh = of(&["--mesh", "2x4,sharded"]);
+    assert_eq!((&mesh["ranks"], &mesh["layout"]["data"], &mesh["layout"]["feature"]), (&8.into(), &2.into(), &4.into()));
+}
+
+#[test]
+fn a_plan_of_a_cache_is_a_config_file_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = pipeline::cache(folder.path(), "0..0.02", &[]);
+    let out = folder.path().join("run");
+    let text = succeed(&["train", "--dry-run", "--cache", arg(&cache), "--out", arg(&out), "--set", "size.d_features=64"]);
+    for word in ["memory of a rank", "moments", "windows of chunks", "time of a step, at least", "disk at most", "FLOP of the run"] {
+        assert!(text.contains(word), "`{word}` is not in:\n{text}");
+    }
+    let config = folder.path().join("config.toml");
+    fs::File::create(&config).and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes())).expect("writes");
+    let plan = plan(&out, &["--cache", arg(&cache), "--config", arg(&config)]);
+    assert_eq!(plan["config"]["size"]["d_features"], 64);
+    assert!(number(&plan["rows"]) > 1000.0 && number(&plan["memory"]["windows"]) > 0.0);
+    assert!(number(&plan["disk_bytes"]) > number(&plan["checkpoint_bytes"]));
+}
+
+#[test]
+fn layouts_that_do_not_fit_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let cases: [(&[&str], &str); 8] = [
+        (&["--ranks", "8"], "strategy `single` is one rank, not 8"),
+        (&["--ranks", "0", "--strategy", "ddp"], "at least 1 rank"),
+        (&["--ranks", "4", "--mesh", "2x4"], "the mesh 2x4 is 8 ranks, not 4"),
+        (&["--mesh", "2"], "expected DATAxFEATURE"),
+        (&["--ranks", "4", "--strategy", "mine"], "unknown strategy `mine`"),
+        (&["--mesh", "2000x1"], "has none for some of 2000 ranks"),
+        (&["--mesh", "1x2", "--activation", "topk"], "cannot be split over 2 ranks"),
+        (&["--shape", "16by2048"], "LAYERSxD_MODEL"),
+    ];
+    for (extra, words) in cases {
+        let shape: &[&str] = if extra[0] == "--shape" { &[] } else { &LLAMA };
+        let args = [&["train", "--dry-run", "--out", arg(&out)], shape, extra].concat();
+        let output = circuitlab(&args).output().expect("the program starts");
+        let said = stderr(&output);
+        assert!(!output.status.success() && said.contains(words), "{extra:?}: {said}");
+    }
+    let output = circuitlab(["train", "--out", arg(&out), "--cache", "nowhere", "--ranks", "2"]).output().expect("the program starts");
+    assert_eq!(output.status.code(), Some(2), "a plan's flags need `--dry-run`");
+}
