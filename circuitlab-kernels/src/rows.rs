@@ -10,6 +10,9 @@ use crate::real::Real;
 /// Vectors that one accumulation keeps in registers at a time.
 const STRIP: usize = 8;
 
+/// Rows that are worked on together, so that what they have in common is read once.
+pub const GROUP: usize = 4;
+
 /// `sum a b`.
 #[inline(always)]
 pub fn dot<S: Simd, R: Real>(simd: S, a: &[R], b: &[R]) -> R {
@@ -27,6 +30,50 @@ pub fn dot<S: Simd, R: Real>(simd: S, a: &[R], b: &[R]) -> R {
     let pairs = [R::plus(simd, sums[0], sums[1]), R::plus(simd, sums[2], sums[3])];
     let vectors = R::total(simd, R::plus(simd, pairs[0], pairs[1]));
     a_end.iter().zip(b_end).fold(vectors, |sum, (a, b)| a.mul_add(*b, sum))
+}
+
+/// `out[i] += sum a * row(places[i])`, where `rows` holds rows as long as `a`. The sums are those of [`dot`], bit for bit.
+#[inline(always)]
+pub fn add_dots<S: Simd, R: Real>(simd: S, out: &mut [R], a: &[R], places: &[u32], rows: &[R]) {
+    let width = a.len();
+    let row = |place: u32| &rows[place as usize * width..][..width];
+    let ((groups, single), (outs, out_single)) = (places.as_chunks::<GROUP>(), out.as_chunks_mut::<GROUP>());
+    for (places, outs) in groups.iter().zip(outs) {
+        let found = dots(simd, a, places.map(row));
+        outs.iter_mut().zip(found).for_each(|(out, found)| *out += found);
+    }
+    for (place, out) in single.iter().zip(out_single) {
+        *out += dot(simd, a, row(*place));
+    }
+}
+
+/// [`dot`] with several rows, for which each vector of `a` is read once.
+#[inline(always)]
+fn dots<S: Simd, R: Real>(simd: S, a: &[R], rows: [&[R]; GROUP]) -> [R; GROUP] {
+    let (vectors, end) = R::lanes::<S>(a);
+    let (fours, ones) = vectors.as_chunks::<4>();
+    let split = rows.map(|row| R::lanes::<S>(row));
+    let mut sums = [[R::splat(simd, R::default()); 4]; GROUP];
+    for (place, four) in fours.iter().enumerate() {
+        for (sums, (row, _)) in sums.iter_mut().zip(&split) {
+            let Some(row) = row[place * 4..].first_chunk::<4>() else { continue };
+            for ((sum, a), b) in sums.iter_mut().zip(four).zip(row) {
+                *sum = R::fused(simd, *a, *b, *sum);
+            }
+        }
+    }
+    for (place, one) in ones.iter().enumerate() {
+        for (sums, (row, _)) in sums.iter_mut().zip(&split) {
+            sums[0] = R::fused(simd, *one, row[fours.len() * 4 + place], sums[0]);
+        }
+    }
+    let mut found = [R::default(); GROUP];
+    for ((found, sums), (_, row_end)) in found.iter_mut().zip(sums).zip(split) {
+        let pairs = [R::plus(simd, sums[0], sums[1]), R::plus(simd, sums[2], sums[3])];
+        let vectors = R::total(simd, R::plus(simd, pairs[0], pairs[1]));
+        *found = end.iter().zip(row_end).fold(vectors, |sum, (a, b)| a.mul_add(*b, sum));
+    }
+    found
 }
 
 /// `y += factor x`.
@@ -79,6 +126,59 @@ fn strip<S: Simd, R: Real, const N: usize>(simd: S, out: &mut [R], factors: &[R]
         }
     }
     *out = sums;
+}
+
+/// `outs[i] += sum over j of factors[i][j] * row j`, where row j begins at `j * stride` in `rows`: what [`add_rows`] does with all rows,
+/// bit for bit where the factors of those that it leaves out are zero, and faster where few are.
+#[inline(always)]
+pub fn add_all_rows<S: Simd, R: Real>(simd: S, mut outs: [&mut [R]; GROUP], factors: [&[R]; GROUP], rows: &[R], stride: usize) {
+    let width = outs[0].len();
+    let lanes = R::lane_count::<S>();
+    let mut from = 0;
+    while width - from >= GROUP * lanes {
+        strips::<S, R, GROUP>(simd, &mut outs, factors, rows, stride, from);
+        from += GROUP * lanes;
+    }
+    while width - from >= lanes {
+        strips::<S, R, 1>(simd, &mut outs, factors, rows, stride, from);
+        from += lanes;
+    }
+    for (out, factors) in outs.into_iter().zip(factors) {
+        for (column, out) in out.iter_mut().enumerate().skip(from) {
+            *out = factors.iter().enumerate().fold(*out, |sum, (row, factor)| factor.mul_add(rows[row * stride + column], sum));
+        }
+    }
+}
+
+#[inline(always)]
+fn strips<S: Simd, R: Real, const N: usize>(
+    simd: S,
+    outs: &mut [&mut [R]; GROUP],
+    factors: [&[R]; GROUP],
+    rows: &[R],
+    stride: usize,
+    from: usize,
+) {
+    let length = N * R::lane_count::<S>();
+    let mut sums = [[R::splat(simd, R::default()); N]; GROUP];
+    for (sums, out) in sums.iter_mut().zip(outs.iter()) {
+        let Some(out) = R::lanes::<S>(&out[from..from + length]).0.first_chunk::<N>() else { return };
+        *sums = *out;
+    }
+    let [first, second, third, fourth] = factors;
+    for (row, (((first, second), third), fourth)) in first.iter().zip(second).zip(third).zip(fourth).enumerate() {
+        let Some(row) = R::lanes::<S>(&rows[row * stride + from..][..length]).0.first_chunk::<N>() else { return };
+        for (sums, factor) in sums.iter_mut().zip([first, second, third, fourth]) {
+            let factor = R::splat(simd, *factor);
+            for (sum, row) in sums.iter_mut().zip(row) {
+                *sum = R::fused(simd, factor, *row, *sum);
+            }
+        }
+    }
+    for (sums, out) in sums.iter().zip(outs.iter_mut()) {
+        let Some(out) = R::lanes_mut::<S>(&mut out[from..from + length]).0.first_chunk_mut::<N>() else { return };
+        *out = *sums;
+    }
 }
 
 /// What [`scan`] finds.
@@ -178,6 +278,8 @@ mod tests {
     #[derive(Debug)]
     struct Found<R> {
         dot: R,
+        dots: Vec<R>,
+        all: Vec<R>,
         multiple: Vec<R>,
         sum: Vec<R>,
         scan: Scan<R>,
@@ -215,10 +317,18 @@ mod tests {
             let (mut multiple, mut sum) = (start.clone(), start.clone());
             add_multiple(simd, &mut multiple, R::of(case.threshold), first);
             add_rows(simd, &mut sum, &list(&case.factors), &case.places, &rows);
+            let mut dots = vec![R::of(0.5); case.places.len()];
+            add_dots(simd, &mut dots, &start, &case.places, &rows);
+            let mut all: [Vec<R>; GROUP] = std::array::from_fn(|_| start.clone());
+            let factors: Vec<R> = (0..rows.len() / case.width).map(|row| R::of(row as f64 - 1.5)).collect();
+            let [one, two, three, four] = &mut all;
+            add_all_rows(simd, [one, two, three, four], [&factors; GROUP], &rows, case.width);
+            assert!(all.iter().all(|out| *out == all[0]), "each of a group has the same factors here");
+            let all = all[0].clone();
             let mut places = vec![0; case.width + 1];
             let scan = scan(simd, first, R::of(0.25), R::of(case.threshold), R::of(case.reach), &mut places);
             prefetch(first);
-            Found { dot: dot(simd, first, &start), multiple, sum, scan, listed: places[..scan.found].to_vec() }
+            Found { dot: dot(simd, first, &start), dots, all, multiple, sum, scan, listed: places[..scan.found].to_vec() }
         }
     }
 
@@ -227,11 +337,16 @@ mod tests {
         let first = &case.rows[..case.width];
         let row = |place: u32| &case.rows[place as usize * case.width..];
         let sum_of = |column: usize| case.factors.iter().zip(&case.places).map(|(factor, place)| factor * row(*place)[column]).sum::<f64>();
+        let all_of = |column: usize| {
+            (0..case.rows.len() / case.width).map(|place| (place as f64 - 1.5) * case.rows[place * case.width + column]).sum::<f64>()
+        };
         let distances: Vec<f64> = first.iter().map(|number| number + 0.25 - case.threshold).collect();
         let below: Vec<f64> = distances.iter().copied().filter(|distance| *distance < 0.0).collect();
         let listed: Vec<u32> = (0..).zip(&distances).filter(|(_, distance)| **distance > -case.reach).map(|(place, _)| place).collect();
         Found {
             dot: first.iter().zip(&case.start).map(|(a, b)| a * b).sum(),
+            dots: case.places.iter().map(|place| 0.5 + row(*place).iter().zip(&case.start).map(|(a, b)| a * b).sum::<f64>()).collect(),
+            all: case.start.iter().enumerate().map(|(column, start)| start + all_of(column)).collect(),
             multiple: case.start.iter().zip(first).map(|(start, number)| start + case.threshold * number).collect(),
             sum: case.start.iter().enumerate().map(|(column, start)| start + sum_of(column)).collect(),
             scan: Scan { below: below.len(), gap: -below.iter().sum::<f64>(), found: listed.len() },
@@ -244,6 +359,7 @@ mod tests {
         let Scan { below, gap, found } = got.scan;
         (got.dot.wide(), list(&got.multiple), list(&got.sum), &got.listed)
             == (want.dot, want.multiple.clone(), want.sum.clone(), &want.listed)
+            && (list(&got.dots), list(&got.all)) == (want.dots.clone(), want.all.clone())
             && (below, gap.wide(), found) == (want.scan.below, want.scan.gap, want.scan.found)
     }
 

@@ -131,8 +131,13 @@ fn sixteen_bit_weights_are_computed_with_in_full() {
     let case = plain_case("clt", 7);
     let mut built = build(&case, &registry());
     let rounded = |value: &Tensor, precision: Precision, kind: Kind| value.to_kind(precision.kind(kind));
-    let short: Vec<Tensor> =
-        built.params.specs().iter().zip(built.params.values()).map(|(spec, value)| rounded(value, spec.precision, Kind::BFloat16)).collect();
+    let short: Vec<Tensor> = built
+        .params
+        .specs()
+        .iter()
+        .zip(built.params.values())
+        .map(|(spec, value)| rounded(value, spec.precision, Kind::BFloat16))
+        .collect();
     let specs = built.params.specs().to_vec();
     let long = short.iter().map(|value| value.to_kind(Kind::Double)).collect();
     built.params = Parameters::new(specs.clone(), long).expect("same shapes");

@@ -5,7 +5,8 @@ use circuitlab_kernels::real::{Real, Stored};
 use circuitlab_kernels::rows;
 use pulp::{Simd, WithSimd};
 
-use super::block::Block;
+use super::block::{Block, Order};
+use super::spread::add_spread;
 
 /// The penalty terms of a block and their gradient to entries and decoder norms, once these are known.
 pub(super) fn penalties<R: Real>(block: &mut Block<R>, norms: &[R], weights: PenaltyWeights, mean_rows: f64) {
@@ -53,6 +54,8 @@ pub(super) struct DecoderTile<'a, R, W> {
     pub(super) ones: [&'a [R]; 2],
     /// Whether the gradient is added to what is there.
     pub(super) accumulate: bool,
+    /// Memory for all entries of the block, where all are gone over.
+    pub(super) dense: Option<&'a mut [R]>,
 }
 
 impl<R: Real, W: Stored<R>> WithSimd for DecoderTile<'_, R, W> {
@@ -61,7 +64,7 @@ impl<R: Real, W: Stored<R>> WithSimd for DecoderTile<'_, R, W> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> f64 {
-        let Self { block, decoder, gradient, stride, offset, error, total, ones, accumulate } = self;
+        let Self { block, decoder, gradient, stride, offset, error, total, ones, accumulate, dense } = self;
         let width = total.len();
         let (mut wide, mut near) = (vec![R::default(); width], vec![R::default(); width]);
         let mut squares = 0.0;
@@ -77,17 +80,17 @@ impl<R: Real, W: Stored<R>> WithSimd for DecoderTile<'_, R, W> {
             let gradient = &mut gradient[begin..][..width];
             let span = block.active.of(place);
             let places = &block.active.rows[span.clone()];
-            for (grad, row) in block.grads[span.clone()].iter_mut().zip(places) {
-                *grad += rows::dot(simd, decoder, &error[*row as usize * width..][..width]);
-            }
+            rows::add_dots(simd, &mut block.grads[span.clone()], decoder, places, error);
             let per_norm = block.per_norm[place];
             if accumulate {
                 rows::add_multiple(simd, gradient, per_norm, decoder);
             } else {
                 gradient.iter_mut().zip(decoder).for_each(|(gradient, decoder)| *gradient = per_norm * *decoder);
             }
-            rows::add_rows(simd, gradient, &block.values[span], places, error);
-            squares += rows::dot(simd, gradient, gradient).wide();
+            if dense.is_none() {
+                rows::add_rows(simd, gradient, &block.values[span], places, error);
+                squares += rows::dot(simd, gradient, gradient).wide();
+            }
 
             let listed = &block.silent.rows[block.silent.of(place)];
             let complement = block.silence[place].complement;
@@ -101,7 +104,11 @@ impl<R: Real, W: Stored<R>> WithSimd for DecoderTile<'_, R, W> {
             rows::add_rows(simd, &mut near, &ones[usize::from(complement)][..listed.len()], listed, error);
             block.silent_grads[place] += rows::dot(simd, decoder, &near);
         }
-        squares
+        let Some(scratch) = dense else { return squares };
+        let row_count = error.len() / width.max(1);
+        let scratch = block.spread(&block.values, row_count, Order::Features, scratch);
+        let pieces = gradient.chunks_mut(stride).map(|piece| &mut piece[offset..offset + width]).collect();
+        add_spread(simd, pieces, scratch, row_count, error, width) + squares
     }
 }
 
@@ -125,6 +132,8 @@ pub(super) struct Encoder<'a, R> {
     /// Of the trained threshold; empty where there is none.
     pub(super) own: &'a mut [R],
     pub(super) accumulate: bool,
+    /// Memory for all entries of the block, where all are gone over.
+    pub(super) dense: Option<&'a mut [R]>,
 }
 
 impl<R: Real> WithSimd for Encoder<'_, R> {
@@ -133,7 +142,7 @@ impl<R: Real> WithSimd for Encoder<'_, R> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> [f64; 3] {
-        let Self { block, norms, thresholds, trained, penalty, mean_rows, inputs, total, w_enc, b_enc, own, accumulate } = self;
+        let Self { block, norms, thresholds, trained, penalty, mean_rows, inputs, total, w_enc, b_enc, own, accumulate, dense } = self;
         let width = total.len();
         let mut squares = [0.0; 3];
         if !accumulate {
@@ -173,13 +182,20 @@ impl<R: Real> WithSimd for Encoder<'_, R> {
             }
             let gradient = &mut w_enc[place * width..][..width];
             rows::add_multiple(simd, gradient, push, total);
-            rows::add_rows(simd, gradient, &block.grads[span.clone()], &block.active.rows[span], inputs);
             while let Some((_, row)) = ties.next_if(|(feature, _)| *feature == place) {
                 rows::add_multiple(simd, gradient, -push, &inputs[*row as usize * width..][..width]);
             }
-            squares[0] += rows::dot(simd, gradient, gradient).wide();
+            if dense.is_none() {
+                rows::add_rows(simd, gradient, &block.grads[span.clone()], &block.active.rows[span], inputs);
+                squares[0] += rows::dot(simd, gradient, gradient).wide();
+            }
             b_enc[place] += bias;
             squares[1] += (b_enc[place] * b_enc[place]).wide();
+        }
+        if let Some(scratch) = dense {
+            let row_count = inputs.len() / width.max(1);
+            let scratch = block.spread(&block.grads, row_count, Order::Features, scratch);
+            squares[0] = add_spread(simd, w_enc.chunks_mut(width.max(1)).collect(), scratch, row_count, inputs, width);
         }
         squares
     }

@@ -43,6 +43,15 @@ pub(super) struct Silence<R> {
     pub(super) complement: bool,
 }
 
+/// Which of two axes comes first.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Order {
+    /// `[features, rows]`.
+    Features,
+    /// `[rows, features]`.
+    Rows,
+}
+
 /// Some features of one source layer. Numbers per feature and per entry come in the order of `active`.
 #[derive(Debug, Default)]
 pub(super) struct Block<R> {
@@ -71,6 +80,24 @@ pub(super) struct Block<R> {
 impl<R: Copy + Default> Block<R> {
     pub(super) fn new(features: Range<usize>) -> Self {
         Self { features, ..Self::default() }
+    }
+
+    /// The numbers of all active entries with zeros between them, `[features, rows]` or `[rows, features]`, in `scratch`.
+    pub(super) fn spread<'a>(&self, numbers: &[R], rows: usize, order: Order, scratch: &'a mut [R]) -> &'a [R] {
+        let features = self.features.len();
+        let spread = &mut scratch[..features * rows];
+        spread.fill(R::default());
+        for feature in 0..features {
+            let span = self.active.of(feature);
+            for (row, number) in self.active.rows[span.clone()].iter().zip(&numbers[span]) {
+                let place = match order {
+                    Order::Features => feature * rows + *row as usize,
+                    Order::Rows => *row as usize * features + feature,
+                };
+                spread[place] = *number;
+            }
+        }
+        spread
     }
 
     /// Forgets the entries of the last step, and keeps their memory.

@@ -4,7 +4,8 @@ use circuitlab_kernels::real::{Real, Stored};
 use circuitlab_kernels::rows;
 use pulp::{Simd, WithSimd};
 
-use super::block::Block;
+use super::block::{Block, Order};
+use super::spread::add_spread;
 
 /// One source layer as a tile sees it.
 pub(super) struct Source<'a, R, W> {
@@ -15,6 +16,8 @@ pub(super) struct Source<'a, R, W> {
     pub(super) stride: usize,
     /// Where the tile's columns begin in them.
     pub(super) offset: usize,
+    /// Whether all entries are gone over.
+    pub(super) dense: bool,
 }
 
 /// Adds the decoded entries of all sources to a tile.
@@ -26,6 +29,8 @@ pub(super) struct Decode<'a, R, W> {
     /// The tile's part of each feature's squared decoder norm: all features of one source after the other; empty where the norms are
     /// known.
     pub(super) squares: &'a mut [R],
+    /// Memory for all entries of a block.
+    pub(super) scratch: &'a mut [R],
 }
 
 impl<R: Real, W: Stored<R>> WithSimd for Decode<'_, R, W> {
@@ -33,29 +38,40 @@ impl<R: Real, W: Stored<R>> WithSimd for Decode<'_, R, W> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { sources, tile, width, squares, .. } = self;
-        let mut scratch = vec![R::default(); width];
+        let Self { sources, tile, width, squares, scratch } = self;
+        let mut wide = vec![R::default(); width];
+        let mut pieces = Vec::new();
         let mut squares = squares.iter_mut();
         for source in sources {
             let piece = |feature: usize| source.decoder.get(feature * source.stride + source.offset..).and_then(|rest| rest.get(..width));
             for block in source.blocks {
+                pieces.clear();
                 for (place, feature) in block.features.clone().enumerate() {
                     if let Some(next) = piece(feature + 1) {
                         rows::prefetch(next);
                     }
                     let span = block.active.of(place);
                     let square = squares.next();
-                    if span.is_empty() && square.is_none() {
+                    if span.is_empty() && square.is_none() && !source.dense {
                         continue;
                     }
                     let Some(row) = piece(feature) else { continue };
-                    let decoder = W::widened(row, &mut scratch);
+                    let decoder = W::widened(row, &mut wide);
                     if let Some(square) = square {
                         *square = rows::dot(simd, decoder, decoder);
+                    }
+                    if source.dense {
+                        pieces.extend_from_slice(decoder);
+                        continue;
                     }
                     for (row, value) in block.active.rows[span.clone()].iter().zip(&block.values[span]) {
                         rows::add_multiple(simd, &mut tile[*row as usize * width..][..width], *value, decoder);
                     }
+                }
+                if source.dense {
+                    let row_count = tile.len() / width.max(1);
+                    let factors = block.spread(&block.values, row_count, Order::Rows, scratch);
+                    add_spread(simd, tile.chunks_mut(width.max(1)).collect(), factors, block.features.len(), &pieces, width);
                 }
             }
         }

@@ -19,7 +19,10 @@ mod block;
 mod clock;
 mod decode;
 mod select;
+mod spread;
 mod stages;
+#[cfg(test)]
+mod tests;
 mod tiles;
 mod workspace;
 

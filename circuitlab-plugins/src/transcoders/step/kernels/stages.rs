@@ -18,7 +18,7 @@ use super::clock::Clock;
 use super::decode::{Decode, Residual, Source};
 use super::select::Select;
 use super::tiles::{Tile, split};
-use super::workspace::{Workspace, scalar};
+use super::workspace::{Workspace, own, scalar};
 use crate::transcoders::dictionary::{Layer, Reach, layers};
 use crate::transcoders::step::Losses;
 
@@ -142,8 +142,7 @@ impl<R: Real> Step<'_, R> {
             let operands: Vec<(Tensor, Tensor)> = blocks.iter().map(operands).collect();
             let encode = |(block, (weights, inputs)): (&mut Block<R>, (Tensor, Tensor))| -> Result<[f64; 2]> {
                 let began = Instant::now();
-                let thread = rayon::current_thread_index().unwrap_or(0) % scratch.len();
-                let mut scratch = scratch[thread].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut scratch = own(scratch);
                 let mut products = scratch.products.narrow(0, 0, block.features.len() as i64);
                 let _ = weights.f_to_kind(R::KIND)?.f_mm_out(&products, &inputs)?;
                 let encoded = began.elapsed();
@@ -175,26 +174,32 @@ impl<R: Real> Step<'_, R> {
 
     /// The reconstruction without biases, and the decoder norms.
     fn decode<W: Stored<R>>(&self, params: &Parameters, work: &mut Workspace<R>, clock: &mut Clock) -> Result<()> {
-        let Workspace { layers, tiles, error, norm_squares, norms, .. } = work;
+        let dense: Vec<bool> = (0..self.dims.layers).map(|layer| work.prefers_dense(layer)).collect();
+        let Workspace { layers, tiles, error, norm_squares, norms, scratch, .. } = work;
+        let scratch = &*scratch;
         let decoders = (0..self.dims.layers).map(|layer| numbers::<W>(Layer::of(params, layer)?.w_dec)).collect::<Result<Vec<_>>>()?;
         let known = self.context.accumulate;
         let (reach, dims) = (self.reach, self.dims);
         let parts = split(numbers_mut::<R>(error)?, tiles, self.rows);
-        let decode = |((tile, part), squares): ((&Tile, &mut [R]), &mut Vec<R>)| {
+        let decode = |((tile, part), squares): ((&Tile, &mut [R]), &mut Vec<R>)| -> Result<()> {
             let source = |(source, place): (usize, usize)| Source {
                 blocks: &layers[source],
                 decoder: decoders[source],
                 stride: reach(dims.layers, source).len() * dims.d_model,
                 offset: place * dims.d_model + tile.columns.start,
+                dense: dense[source],
             };
             let sources: Vec<Source<'_, R, W>> = sources(reach, dims.layers, tile.target).map(source).collect();
             squares.resize(if known { 0 } else { sources.len() * dims.d_features }, R::default());
             part.fill(R::default());
-            Arch::new().dispatch(Decode { sources: &sources, tile: part, width: tile.columns.len(), squares });
+            let mut scratch = own(scratch);
+            let scratch = numbers_mut(&mut scratch.products)?;
+            Arch::new().dispatch(Decode { sources: &sources, tile: part, width: tile.columns.len(), squares, scratch });
+            Ok(())
         };
         // The last tiles have the most sources: they come first, so that no thread is left alone with one.
         let tiled: Vec<_> = tiles.iter().zip(parts).zip(norm_squares.iter_mut()).rev().collect();
-        self.pool.install(|| tiled.into_par_iter().with_max_len(1).for_each(decode));
+        self.pool.install(|| tiled.into_par_iter().with_max_len(1).try_for_each(decode))?;
         if !known {
             self.sum_norms(tiles, norm_squares, norms);
         }
@@ -300,6 +305,7 @@ impl<R: Real> Step<'_, R> {
         let targets = (self.reach)(self.dims.layers, index);
         let stride = targets.len() * d_model;
         let of_block = (work.block_features * stride).max(1);
+        let (dense, scratch) = (work.prefers_dense(index), &work.scratch);
         let decoder = numbers::<W>(layer.w_dec)?;
         let error = numbers::<R>(&work.error)?;
         let gradient = numbers_mut::<R>(&mut work.gradients[layer.positions.start + 2])?;
@@ -313,14 +319,15 @@ impl<R: Real> Step<'_, R> {
             }
             let total = &work.error_total[tile.target * d_model..][tile.columns.clone()];
             let offset = (tile.target - targets.start) * d_model + tile.columns.start;
-            let of_tile = |((block, decoder), gradient): ((&mut Block<R>, &[W]), &mut [R])| {
-                let ones = [&work.ones[0][..], &work.ones[1]];
-                let accumulate = self.context.accumulate;
-                Arch::new().dispatch(DecoderTile { block, decoder, gradient, stride, offset, error, total, ones, accumulate })
+            let (ones, accumulate) = ([&work.ones[0][..], &work.ones[1]], self.context.accumulate);
+            let of_tile = |((block, decoder), gradient): ((&mut Block<R>, &[W]), &mut [R])| -> Result<f64> {
+                let mut scratch = own(scratch);
+                let dense = if dense { Some(numbers_mut(&mut scratch.products)?) } else { None };
+                Ok(Arch::new().dispatch(DecoderTile { block, decoder, gradient, stride, offset, error, total, ones, accumulate, dense }))
             };
             let blocks = work.layers[index].par_iter_mut();
             let parts = blocks.zip(decoder.par_chunks(of_block)).zip(gradient.par_chunks_mut(of_block));
-            let found: Vec<f64> = self.pool.install(|| parts.with_max_len(1).map(of_tile).collect());
+            let found: Vec<f64> = self.pool.install(|| parts.with_max_len(1).map(of_tile).collect::<Result<_>>())?;
             squares += found.iter().sum::<f64>();
         }
         Ok(squares)
@@ -333,20 +340,23 @@ impl<R: Real> Step<'_, R> {
         let total = inputs.f_sum_dim_intlist([0].as_slice(), false, None::<Kind>)?;
         let (inputs, total) = (numbers::<R>(&inputs)?, numbers::<R>(&total)?);
         let numbers_of = &self.layers[index];
+        let (dense, scratch) = (work.prefers_dense(index), &work.scratch);
         let (norms, features) = (&work.norms[index], work.block_features);
         let mut of_layer = work.gradients[layer.positions.clone()].iter_mut();
         let mut next = || of_layer.next().map_or(Ok(&mut [][..]), numbers_mut::<R>);
-        let (w_enc, b_enc, _, _, own) = (next()?, next()?, next()?, next()?, next()?);
-        let mut own = own.chunks_mut(features);
+        let (w_enc, b_enc, _, _, trained) = (next()?, next()?, next()?, next()?, next()?);
+        let mut trained = trained.chunks_mut(features);
         let parts: Vec<_> = work.layers[index]
             .iter_mut()
             .zip(w_enc.chunks_mut((features * d_model).max(1)))
             .zip(b_enc.chunks_mut(features))
-            .map(|((block, w_enc), b_enc)| (block, w_enc, b_enc, own.next().unwrap_or_default()))
+            .map(|((block, w_enc), b_enc)| (block, w_enc, b_enc, trained.next().unwrap_or_default()))
             .collect();
-        let encoder = |(block, w_enc, b_enc, own): (&mut Block<R>, &mut [R], &mut [R], &mut [R])| {
+        let encoder = |(block, w_enc, b_enc, trained): (&mut Block<R>, &mut [R], &mut [R], &mut [R])| -> Result<[f64; 3]> {
             let features = block.features.clone();
-            Arch::new().dispatch(Encoder {
+            let mut scratch = own(scratch);
+            let dense = if dense { Some(numbers_mut(&mut scratch.products)?) } else { None };
+            Ok(Arch::new().dispatch(Encoder {
                 block,
                 norms: &norms[features.clone()],
                 thresholds: &numbers_of.thresholds[features.clone()],
@@ -357,11 +367,12 @@ impl<R: Real> Step<'_, R> {
                 total,
                 w_enc,
                 b_enc,
-                own,
+                own: trained,
                 accumulate: self.context.accumulate,
-            })
+                dense,
+            }))
         };
-        let squares: Vec<[f64; 3]> = self.pool.install(|| parts.into_par_iter().with_max_len(1).map(encoder).collect());
+        let squares: Vec<[f64; 3]> = self.pool.install(|| parts.into_par_iter().with_max_len(1).map(encoder).collect::<Result<_>>())?;
         Ok(squares.iter().fold([0.0; 3], |sums, found| [sums[0] + found[0], sums[1] + found[1], sums[2] + found[2]]))
     }
 }

@@ -1,12 +1,13 @@
 //! The memory of a step, kept for the next one.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use circuitlab_core::{Dims, Parameters, Result};
 use circuitlab_kernels::real::Real;
 use tch::{Device, Kind, Tensor};
 
 use super::block::Block;
+use super::spread::Costs;
 use super::tiles::{Tile, tiles};
 
 /// Pre-activations that are worked on at a time: as many as leave a core's second-level cache room for what they are made from.
@@ -45,6 +46,8 @@ pub(in super::super) struct Workspace<R> {
     pub(super) gradients: Vec<Tensor>,
     /// As many ones and minus ones as there are rows.
     pub(super) ones: [Vec<R>; 2],
+    /// What each form costs here.
+    pub(super) costs: Costs,
     /// One for each thread.
     pub(super) scratch: Vec<Mutex<Scratch>>,
 }
@@ -71,6 +74,7 @@ impl<R: Real> Workspace<R> {
             norms: vec![vec![R::default(); dims.d_features]; dims.layers],
             gradients: params.values().iter().map(|value| Tensor::f_zeros(value.size(), options)).collect::<Result<_, _>>()?,
             ones: [1.0, -1.0].map(|one| vec![R::of(one); rows]),
+            costs: Costs::measure::<R>(),
             scratch: Vec::new(),
         })
     }
@@ -84,6 +88,12 @@ impl<R: Real> Workspace<R> {
             && self.gradients.iter().zip(params.values()).all(same)
     }
 
+    /// Whether going over all entries of a source layer is the cheaper way to its active ones.
+    pub(super) fn prefers_dense(&self, layer: usize) -> bool {
+        let active = self.layers[layer].iter().map(|block| block.values.len()).sum();
+        self.costs.prefers_dense(active, self.rows * self.dims.d_features)
+    }
+
     /// Makes sure that each thread has memory of its own.
     pub(super) fn prepare(&mut self, threads: usize) -> Result<()> {
         while self.scratch.len() < threads {
@@ -92,6 +102,12 @@ impl<R: Real> Workspace<R> {
         }
         Ok(())
     }
+}
+
+/// The memory of the thread that asks.
+pub(super) fn own<'a>(scratch: &'a [Mutex<Scratch>]) -> MutexGuard<'a, Scratch> {
+    let thread = rayon::current_thread_index().unwrap_or(0) % scratch.len();
+    scratch[thread].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A number as a tensor without axes.
