@@ -1,7 +1,7 @@
 # Short names for what cargo and scripts/ do; CONTRIBUTING.md says more.
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
-.PHONY: build setup setup-cuda demo test lint fuzz clean
+.PHONY: build setup setup-cuda demo test lint fuzz bench clean
 
 # The optimised program.
 build: setup
@@ -28,6 +28,10 @@ lint: setup
 # Each fuzz target for a minute, or FUZZ_SECONDS.
 fuzz: setup
 	scripts/fuzz
+
+# The training step against dense PyTorch; BENCH takes flags, such as BENCH='--quick --threads 2'.
+bench: build
+	scripts/bench-step $(BENCH)
 
 clean:
 	cargo clean
