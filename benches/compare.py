@@ -27,7 +27,7 @@ class Input:
     sizes: tuple  # layers, d_model, d_features, batch, active
     path: Path = None
     parameters: int = 0
-    runs: dict = field(default_factory=lambda: {"reference": [], "circuitlab": [], "threaded": []})
+    runs: dict = field(default_factory=lambda: {"reference": [], "circuitlab": [], "threaded": [], "dense": []})
     peaks: dict = field(default_factory=dict)
 
     @property
@@ -77,6 +77,8 @@ def commands(chosen, options):
     made = {"reference": reference, "circuitlab": [*ours, options.threads]}
     if cores() >= 2 * options.threads:
         made["threaded"] = [*ours, 2 * options.threads]
+    if options.dense:
+        made["dense"] = [*(part for part in ours if part != "--stages"), options.threads, "--dense"]
     return made
 
 
@@ -100,6 +102,7 @@ def arguments():
     parser.add_argument("--inputs", type=Path, required=True, metavar="FOLDER", help="where inputs are made, and found again (2.4 GB)")
     parser.add_argument("--only", action="append", choices=INPUTS, help="measure on this input; may be given again. Default: all")
     parser.add_argument("--threads", type=int, default=1, help="threads of both programs; the second run of circuitlab has twice as many")
+    parser.add_argument("--dense", action="store_true", help="measure `circuitlab bench step --dense` too")
     parser.add_argument("--rounds", type=int, help="rounds, in each of which every program runs once. Default: 3")
     parser.add_argument("--steps", type=int, help="steps of a run that count; one more comes first. Default: 3")
     parser.add_argument("--quick", action="store_true", help="two small inputs, one round, two steps: does it work, not how fast is it")

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -30,19 +31,18 @@ def printed(command):
 
 def describe(program):
     """Facts that the figures depend on."""
-    import torch
-
+    # In a process of its own, so that this one stays small beside what it measures.
+    torch = printed([sys.executable, "-c", "import torch; print(torch.__version__, torch.backends.cpu.get_cpu_capability())"])
     here = Path(__file__).resolve().parent
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     processor = first_line("/proc/cpuinfo", "model name") or printed(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.machine()
     return {
         "processor": f"{processor}, {cores()} cores, {memory:.0f} GB of memory",
         "system": f"{platform.system()} {platform.release()}",
-        "vector instructions of PyTorch": torch.backends.cpu.get_cpu_capability(),
         "huge pages": first_line("/sys/kernel/mm/transparent_hugepage/enabled") or "unknown",
         "THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE", "not set"),
         "load when it began": "{:.2f}, {:.2f}, {:.2f} (1, 5, 15 minutes)".format(*os.getloadavg()),
-        "PyTorch": torch.__version__,
+        "PyTorch and its vector instructions": torch,
         "circuitlab": printed([program, "--version"]) or "unknown",
         "revision of this folder": printed(["git", "-C", here, "describe", "--always", "--dirty"]) or "unknown",
         "time": time.strftime("%Y-%m-%d %H:%M"),

@@ -53,9 +53,11 @@ def print_times(inputs, options):
     for row in inputs:
         reference, ours, threaded = (row.runs[name] for name in ("reference", "circuitlab", "threaded"))
         twice = [seconds(threaded).text(), ratio(ours, threaded, 2)] if threaded else ["-", "-"]
-        rows.append([row.title, seconds(reference).text(), seconds(ours).text(), ratio(reference, ours), *twice])
+        dense = [seconds(row.runs["dense"]).text()] if options.dense else []
+        rows.append([row.title, seconds(reference).text(), seconds(ours).text(), ratio(reference, ours), *twice, *dense])
     more = 2 * options.threads
-    table(["input", "dense PyTorch, s", "circuitlab, s", "times faster", f"{more} threads, s", f"{options.threads} to {more} threads"], rows)
+    header = ["input", "dense PyTorch, s", "circuitlab, s", "times faster", f"{more} threads, s", f"{options.threads} to {more} threads"]
+    table(header + ["circuitlab --dense, s"] * options.dense, rows)
 
 
 def print_floors(inputs):
@@ -80,7 +82,10 @@ def print_memory(inputs):
         shown = [f"{figure:.1f}" for figure in figures]
         rows.append([row.title, *shown[:4], f"{100 * above / needed:.1f} %", *shown[4:]])
     header = ["input", "parameters, M", "16 bytes each, MB", "peak, MB", "above, MB", "above, share", "h of a layer, MB", "of all, MB"]
-    table([*header, "dense PyTorch's peak, MB"], rows)
+    if rows:
+        table([*header, "dense PyTorch's peak, MB"], rows)
+    else:
+        print("Not measured: this system has no /proc.\n")
 
 
 def stage_text(figures):
@@ -124,7 +129,8 @@ def print_losses(inputs):
 
 
 def print_all(inputs, options, about):
-    print(f"{options.threads} threads, {options.rounds} rounds of {options.steps} steps; medians, in parentheses the interquartile range")
+    threads, rounds = (f"{count} {what}{'s' * (count > 1)}" for count, what in ((options.threads, "thread"), (options.rounds, "round")))
+    print(f"{threads}, {rounds} of {options.steps} steps that count; medians, in parentheses the interquartile range")
     print("(of ratios the least and the largest of the rounds).\n")
     print("\n".join(f"- {name}: {fact}" for name, fact in about.items()), end="\n\n")
     print("## Time of a step\n")
