@@ -57,6 +57,14 @@ def call(command):
     return done.stdout
 
 
+def call_json(command):
+    """What a program prints with --json."""
+    try:
+        return json.loads(call(command))
+    except json.JSONDecodeError as error:
+        raise Failure(f"`{' '.join(map(str, command))}` printed no JSON: {error}") from error
+
+
 def make(chosen, folder):
     """Writes the input, unless it is there; counts its parameters."""
     chosen.path = folder / f"{chosen.name}.safetensors"
@@ -88,7 +96,7 @@ def measure(chosen, options, say):
         start = turn % len(made)
         for name, command in made[start:] + made[:start]:
             say(f"{chosen.title}: round {turn + 1} of {options.rounds}, {name}")
-            chosen.runs[name].append(json.loads(call(command)))
+            chosen.runs[name].append(call_json(command))
     say(f"{chosen.title}: memory")
     # Without what --stages measures beside the steps, which takes memory of its own.
     plain = ["--steps", 2, "--threads", options.threads]
