@@ -128,6 +128,60 @@ fn strip<S: Simd, R: Real, const N: usize>(simd: S, out: &mut [R], factors: &[R]
     *out = sums;
 }
 
+/// `sum a * (sign * sum over i of row(places[i]) + start)`, where `rows` holds rows as long as `a`: a dot product with a sum of rows that is
+/// nowhere written down.
+#[inline(always)]
+pub fn dot_with_sum<S: Simd, R: Real>(simd: S, a: &[R], start: Option<&[R]>, sign: R, places: &[u32], rows: &[R]) -> R {
+    let width = a.len();
+    let lanes = R::lane_count::<S>();
+    let (mut sums, mut from) = ([R::splat(simd, R::default()); STRIP], 0);
+    while width - from >= STRIP * lanes {
+        sums = summed::<S, R, STRIP>(simd, sums, a, start, sign, places, rows, from);
+        from += STRIP * lanes;
+    }
+    let mut last = [sums[0]];
+    while width - from >= lanes {
+        last = summed::<S, R, 1>(simd, last, a, start, sign, places, rows, from);
+        from += lanes;
+    }
+    let vectors = sums[1..].iter().fold(last[0], |sum, other| R::plus(simd, sum, *other));
+    (from..width).fold(R::total(simd, vectors), |sum, column| {
+        let first = start.map_or(R::default(), |start| start[column]);
+        let row = places.iter().fold(first, |row, place| sign.mul_add(rows[*place as usize * width + column], row));
+        a[column].mul_add(row, sum)
+    })
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "it is the inner part of one loop")]
+fn summed<S: Simd, R: Real, const N: usize>(
+    simd: S,
+    sums: [R::Lanes<S>; N],
+    a: &[R],
+    start: Option<&[R]>,
+    sign: R,
+    places: &[u32],
+    rows: &[R],
+    from: usize,
+) -> [R::Lanes<S>; N] {
+    let (width, length) = (a.len(), N * R::lane_count::<S>());
+    let piece = |row: &[R]| R::lanes::<S>(&row[from..from + length]).0.first_chunk::<N>().copied();
+    let zeros = [R::splat(simd, R::default()); N];
+    let mut row_sums = start.and_then(piece).unwrap_or(zeros);
+    let sign = R::splat(simd, sign);
+    for place in places {
+        let Some(row) = R::lanes::<S>(&rows[*place as usize * width + from..][..length]).0.first_chunk::<N>() else { return sums };
+        for (sum, row) in row_sums.iter_mut().zip(row) {
+            *sum = R::fused(simd, sign, *row, *sum);
+        }
+    }
+    let mut found = sums;
+    for ((found, a), row) in found.iter_mut().zip(piece(a).unwrap_or(zeros)).zip(row_sums) {
+        *found = R::fused(simd, a, row, *found);
+    }
+    found
+}
+
 /// `outs[i] += sum over j of factors[i][j] * row j`, where row j begins at `j * stride` in `rows`: what [`add_rows`] does with all rows,
 /// bit for bit where the factors of those that it leaves out are zero, and faster where few are.
 #[inline(always)]
@@ -235,6 +289,42 @@ pub fn scan<S: Simd, R: Real>(simd: S, numbers: &[R], shift: R, threshold: R, re
     all
 }
 
+/// Writes a row past the caches, where the machine can: memory that is next read after much else has gone through them need not be
+/// read before it is written. [`written`] must be called on the same thread before another thread reads it.
+#[inline(always)]
+pub fn write_past_caches<R: Real>(to: &mut [R], from: &[R]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
+        const BYTES: usize = size_of::<__m128i>();
+        let bytes = size_of_val(to);
+        if bytes.is_multiple_of(BYTES) && to.as_ptr().addr().is_multiple_of(BYTES) && to.len() == from.len() {
+            let (to, from) = (to.as_mut_ptr().cast::<__m128i>(), from.as_ptr().cast::<__m128i>());
+            for place in 0..bytes / BYTES {
+                #[allow(unsafe_code, reason = "stores past the caches have no safe form")]
+                // SAFETY: both rows are borrowed and as long as each other, a whole number of 16 bytes of plain numbers; the first is
+                // aligned to 16 bytes, the second need not be. The instructions are part of every x86-64 processor.
+                unsafe {
+                    _mm_stream_si128(to.add(place), _mm_loadu_si128(from.add(place)));
+                }
+            }
+            return;
+        }
+    }
+    to.copy_from_slice(from);
+}
+
+/// Ends what [`write_past_caches`] began: other threads see all of it from here on.
+#[inline(always)]
+pub fn written() {
+    #[cfg(target_arch = "x86_64")]
+    #[allow(unsafe_code, reason = "a fence for such stores has no safe form")]
+    // SAFETY: it orders stores and does nothing else; every x86-64 processor has it.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
+}
+
 /// Asks for a row before it is needed, where the machine can be asked.
 #[inline(always)]
 pub fn prefetch<T>(row: &[T]) {
@@ -279,6 +369,7 @@ mod tests {
     struct Found<R> {
         dot: R,
         dots: Vec<R>,
+        with_sum: R,
         all: Vec<R>,
         multiple: Vec<R>,
         sum: Vec<R>,
@@ -319,6 +410,8 @@ mod tests {
             add_rows(simd, &mut sum, &list(&case.factors), &case.places, &rows);
             let mut dots = vec![R::of(0.5); case.places.len()];
             add_dots(simd, &mut dots, &start, &case.places, &rows);
+            let with_sum = dot_with_sum(simd, &start, Some(first), R::of(-1.0), &case.places, &rows)
+                + dot_with_sum(simd, &start, None, R::of(1.0), &case.places[..case.places.len() / 2], &rows);
             let mut all: [Vec<R>; GROUP] = std::array::from_fn(|_| start.clone());
             let factors: Vec<R> = (0..rows.len() / case.width).map(|row| R::of(row as f64 - 1.5)).collect();
             let [one, two, three, four] = &mut all;
@@ -328,7 +421,13 @@ mod tests {
             let mut places = vec![0; case.width + 1];
             let scan = scan(simd, first, R::of(0.25), R::of(case.threshold), R::of(case.reach), &mut places);
             prefetch(first);
-            Found { dot: dot(simd, first, &start), dots, all, multiple, sum, scan, listed: places[..scan.found].to_vec() }
+            let mut copy = vec![R::default(); first.len() + 1];
+            for shift in 0..2 {
+                write_past_caches(&mut copy[shift..shift + first.len()], first);
+                written();
+                assert_eq!(&copy[shift..shift + first.len()], first);
+            }
+            Found { dot: dot(simd, first, &start), dots, with_sum, all, multiple, sum, scan, listed: places[..scan.found].to_vec() }
         }
     }
 
@@ -340,11 +439,16 @@ mod tests {
         let all_of = |column: usize| {
             (0..case.rows.len() / case.width).map(|place| (place as f64 - 1.5) * case.rows[place * case.width + column]).sum::<f64>()
         };
+        let signed = |column: usize| {
+            let sum = |places: &[u32]| places.iter().map(|place| row(*place)[column]).sum::<f64>();
+            first[column] - sum(&case.places) + sum(&case.places[..case.places.len() / 2])
+        };
         let distances: Vec<f64> = first.iter().map(|number| number + 0.25 - case.threshold).collect();
         let below: Vec<f64> = distances.iter().copied().filter(|distance| *distance < 0.0).collect();
         let listed: Vec<u32> = (0..).zip(&distances).filter(|(_, distance)| **distance > -case.reach).map(|(place, _)| place).collect();
         Found {
             dot: first.iter().zip(&case.start).map(|(a, b)| a * b).sum(),
+            with_sum: case.start.iter().enumerate().map(|(column, start)| start * signed(column)).sum(),
             dots: case.places.iter().map(|place| 0.5 + row(*place).iter().zip(&case.start).map(|(a, b)| a * b).sum::<f64>()).collect(),
             all: case.start.iter().enumerate().map(|(column, start)| start + all_of(column)).collect(),
             multiple: case.start.iter().zip(first).map(|(start, number)| start + case.threshold * number).collect(),
@@ -359,7 +463,7 @@ mod tests {
         let Scan { below, gap, found } = got.scan;
         (got.dot.wide(), list(&got.multiple), list(&got.sum), &got.listed)
             == (want.dot, want.multiple.clone(), want.sum.clone(), &want.listed)
-            && (list(&got.dots), list(&got.all)) == (want.dots.clone(), want.all.clone())
+            && (list(&got.dots), list(&got.all), got.with_sum.wide()) == (want.dots.clone(), want.all.clone(), want.with_sum)
             && (below, gap.wide(), found) == (want.scan.below, want.scan.gap, want.scan.found)
     }
 

@@ -50,8 +50,6 @@ pub(super) struct DecoderTile<'a, R, W> {
     pub(super) error: &'a [R],
     /// Its sum over the rows: `[width]`.
     pub(super) total: &'a [R],
-    /// As many ones and minus ones as there are rows.
-    pub(super) ones: [&'a [R]; 2],
     /// Whether the gradient is added to what is there.
     pub(super) accumulate: bool,
     /// Memory for all entries of the block, where all are gone over.
@@ -64,20 +62,22 @@ impl<R: Real, W: Stored<R>> WithSimd for DecoderTile<'_, R, W> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> f64 {
-        let Self { block, decoder, gradient, stride, offset, error, total, ones, accumulate, dense } = self;
+        let Self { block, decoder, gradient, stride, offset, error, total, accumulate, dense } = self;
         let width = total.len();
-        let (mut wide, mut near) = (vec![R::default(); width], vec![R::default(); width]);
+        let row = || vec![R::default(); width];
+        let (mut wide, mut made) = (row(), row());
         let mut squares = 0.0;
         for place in 0..block.features.len() {
             let begin = place * stride + offset;
-            // The next feature's pieces lie a whole decoder away, where the processor does not look ahead by itself.
-            let next = begin + stride..begin + stride + width;
-            if let (Some(decoder), Some(gradient)) = (decoder.get(next.clone()), gradient.get(next)) {
-                rows::prefetch(decoder);
-                rows::prefetch(gradient);
+            // The next feature's piece lies a whole decoder away, where the processor does not look ahead by itself.
+            if let Some(next) = decoder.get(begin + stride..begin + stride + width) {
+                rows::prefetch(next);
             }
             let decoder = W::widened(&decoder[begin..][..width], &mut wide);
-            let gradient = &mut gradient[begin..][..width];
+            let piece = &mut gradient[begin..][..width];
+            // What is only written goes to memory in one piece, and takes no room in the caches.
+            let through = !accumulate && dense.is_none();
+            let gradient = if through { &mut made[..] } else { &mut *piece };
             let span = block.active.of(place);
             let places = &block.active.rows[span.clone()];
             rows::add_dots(simd, &mut block.grads[span.clone()], decoder, places, error);
@@ -91,20 +91,21 @@ impl<R: Real, W: Stored<R>> WithSimd for DecoderTile<'_, R, W> {
                 rows::add_rows(simd, gradient, &block.values[span], places, error);
                 squares += rows::dot(simd, gradient, gradient).wide();
             }
+            if through {
+                rows::write_past_caches(piece, &made);
+            }
 
             let listed = &block.silent.rows[block.silent.of(place)];
             let complement = block.silence[place].complement;
-            if complement {
-                near.copy_from_slice(total);
-            } else if listed.is_empty() {
-                continue;
-            } else {
-                near.fill(R::default());
+            if complement || !listed.is_empty() {
+                let (start, sign) = if complement { (Some(total), -1.0) } else { (None, 1.0) };
+                block.silent_grads[place] += rows::dot_with_sum(simd, decoder, start, R::of(sign), listed, error);
             }
-            rows::add_rows(simd, &mut near, &ones[usize::from(complement)][..listed.len()], listed, error);
-            block.silent_grads[place] += rows::dot(simd, decoder, &near);
         }
-        let Some(scratch) = dense else { return squares };
+        let Some(scratch) = dense else {
+            rows::written();
+            return squares;
+        };
         let row_count = error.len() / width.max(1);
         let scratch = block.spread(&block.values, row_count, Order::Features, scratch);
         let pieces = gradient.chunks_mut(stride).map(|piece| &mut piece[offset..offset + width]).collect();
@@ -145,8 +146,12 @@ impl<R: Real> WithSimd for Encoder<'_, R> {
         let Self { block, norms, thresholds, trained, penalty, mean_rows, inputs, total, w_enc, b_enc, own, accumulate, dense } = self;
         let width = total.len();
         let mut squares = [0.0; 3];
+        let through = !accumulate && dense.is_none();
+        let mut made = vec![R::default(); width];
         if !accumulate {
-            w_enc.fill(R::default());
+            if !through {
+                w_enc.fill(R::default());
+            }
             b_enc.fill(R::default());
             own.fill(R::default());
         }
@@ -180,7 +185,11 @@ impl<R: Real> WithSimd for Encoder<'_, R> {
                 own[place] += grad;
                 squares[2] += (own[place] * own[place]).wide();
             }
-            let gradient = &mut w_enc[place * width..][..width];
+            let piece = &mut w_enc[place * width..][..width];
+            let gradient = if through { &mut made[..] } else { &mut *piece };
+            if through {
+                gradient.fill(R::default());
+            }
             rows::add_multiple(simd, gradient, push, total);
             while let Some((_, row)) = ties.next_if(|(feature, _)| *feature == place) {
                 rows::add_multiple(simd, gradient, -push, &inputs[*row as usize * width..][..width]);
@@ -188,6 +197,9 @@ impl<R: Real> WithSimd for Encoder<'_, R> {
             if dense.is_none() {
                 rows::add_rows(simd, gradient, &block.grads[span.clone()], &block.active.rows[span], inputs);
                 squares[0] += rows::dot(simd, gradient, gradient).wide();
+            }
+            if through {
+                rows::write_past_caches(piece, &made);
             }
             b_enc[place] += bias;
             squares[1] += (b_enc[place] * b_enc[place]).wide();
@@ -197,6 +209,7 @@ impl<R: Real> WithSimd for Encoder<'_, R> {
             let scratch = block.spread(&block.grads, row_count, Order::Features, scratch);
             squares[0] = add_spread(simd, w_enc.chunks_mut(width.max(1)).collect(), scratch, row_count, inputs, width);
         }
+        rows::written();
         squares
     }
 }

@@ -135,7 +135,8 @@ impl<R: Real> Step<'_, R> {
         let mut busy = [0.0; 2];
         for (index, blocks) in work.layers.iter_mut().enumerate() {
             let w_enc = Layer::of(params, index)?.w_enc;
-            let inputs = self.inputs.select(0, index as i64).tr();
+            // With rows side by side, as products take them fastest.
+            let inputs = self.inputs.select(0, index as i64).tr().f_contiguous()?;
             let numbers_of = &self.layers[index];
             let operands =
                 |block: &Block<R>| (w_enc.narrow(0, block.features.start as i64, block.features.len() as i64), inputs.shallow_clone());
@@ -319,11 +320,11 @@ impl<R: Real> Step<'_, R> {
             }
             let total = &work.error_total[tile.target * d_model..][tile.columns.clone()];
             let offset = (tile.target - targets.start) * d_model + tile.columns.start;
-            let (ones, accumulate) = ([&work.ones[0][..], &work.ones[1]], self.context.accumulate);
+            let accumulate = self.context.accumulate;
             let of_tile = |((block, decoder), gradient): ((&mut Block<R>, &[W]), &mut [R])| -> Result<f64> {
                 let mut scratch = own(scratch);
                 let dense = if dense { Some(numbers_mut(&mut scratch.products)?) } else { None };
-                Ok(Arch::new().dispatch(DecoderTile { block, decoder, gradient, stride, offset, error, total, ones, accumulate, dense }))
+                Ok(Arch::new().dispatch(DecoderTile { block, decoder, gradient, stride, offset, error, total, accumulate, dense }))
             };
             let blocks = work.layers[index].par_iter_mut();
             let parts = blocks.zip(decoder.par_chunks(of_block)).zip(gradient.par_chunks_mut(of_block));

@@ -44,8 +44,6 @@ pub(in super::super) struct Workspace<R> {
     pub(super) norms: Vec<Vec<R>>,
     /// Gradients, in the order of the parameters.
     pub(super) gradients: Vec<Tensor>,
-    /// As many ones and minus ones as there are rows.
-    pub(super) ones: [Vec<R>; 2],
     /// What each form costs here.
     pub(super) costs: Costs,
     /// One for each thread.
@@ -73,7 +71,6 @@ impl<R: Real> Workspace<R> {
             error_total: vec![R::default(); numbers as usize],
             norms: vec![vec![R::default(); dims.d_features]; dims.layers],
             gradients: params.values().iter().map(|value| Tensor::f_zeros(value.size(), options)).collect::<Result<_, _>>()?,
-            ones: [1.0, -1.0].map(|one| vec![R::of(one); rows]),
             costs: Costs::measure::<R>(),
             scratch: Vec::new(),
         })
