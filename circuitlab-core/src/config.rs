@@ -54,7 +54,7 @@ impl TryFrom<Value> for Spec {
     fn try_from(value: Value) -> Result<Self, String> {
         match value {
             Value::String(name) => Ok(Self::named(name)),
-            Value::Object(mut settings) => match settings.remove("type") {
+            Value::Object(mut settings) => match settings.shift_remove("type") {
                 Some(Value::String(name)) => Ok(Self { name, settings }),
                 _ => Err("expected a name, or a table with a `type` that is a name".to_owned()),
             },

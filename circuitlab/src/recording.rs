@@ -15,6 +15,7 @@ use circuitlab_core::{
 use tch::{Device, Kind, Tensor};
 
 use crate::Result;
+use crate::train::step::gradient;
 use crate::train::{Adam, OptimiserConfig, clip_scale, global_norm};
 
 /// A recording and the plugins that can replay it.
@@ -27,6 +28,7 @@ pub struct Recording {
     activation: Box<dyn SparsityActivation>,
     strategy: Box<dyn ParallelismStrategy>,
     names: [String; 2],
+    micro_batches: usize,
 }
 
 /// What one replayed step gave.
@@ -77,6 +79,7 @@ impl Recording {
             activation: registry.build::<dyn SparsityActivation>(&activation)?,
             strategy: registry.build::<dyn ParallelismStrategy>(&Spec::named("single"))?,
             names: [transcoder.name, activation.name],
+            micro_batches: 1,
         })
     }
 
@@ -89,6 +92,12 @@ impl Recording {
         let layers = file.raw("init.W_enc")?.0.first().copied().unwrap_or(0);
         let targets = file.raw("init.W_dec.0")?.0.first().copied().unwrap_or(0);
         Ok(Spec::named(if targets == 1 && layers > 1 { "plt" } else { "clt" }))
+    }
+
+    /// The same, each step walked in so many micro-batches.
+    #[must_use]
+    pub fn with_micro_batches(self, micro_batches: usize) -> Self {
+        Self { micro_batches, ..self }
     }
 
     /// The names of its transcoder and its activation.
@@ -157,7 +166,7 @@ impl Recording {
     ) -> Result<ReplayedStep> {
         let started = Instant::now();
         let context = StepContext::whole(&*self.activation, &*self.strategy, penalty, batch.inputs.size()[0]);
-        let output = self.transcoder.step(params, batch, &context)?;
+        let output = gradient(&mut *self.transcoder, params, batch, context, self.micro_batches)?;
         let gradients = if keep_gradients { output.gradients.iter().map(Tensor::copy).collect() } else { Vec::new() };
         let gradient_norm = global_norm(&output.gradients, output.gradient_squares.as_deref(), params, &*self.strategy)?;
         let stepped = Instant::now();

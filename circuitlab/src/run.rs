@@ -7,6 +7,8 @@
 //! plots/*.svg       the same, drawn               checkpoints/    step-00000400/: a CLT folder with train/ beside it
 //! final/            the trained CLT folder
 //! ```
+//!
+//! A run of several transcoders has `config.toml`, `origin.json` and `log.txt` of its own, and a run folder for each of them by its name.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -63,8 +65,6 @@ impl RunFolder {
     pub fn create(path: &Path, config: &str, origin: &Origin) -> Result<Self> {
         Self::check_free(path)?;
         let fill = |folder: &Path| -> Result<()> {
-            let checkpoints = folder.join("checkpoints");
-            fs::create_dir_all(&checkpoints).map_err(CoreError::io("create", &checkpoints))?;
             let origin = serde_json::to_vec_pretty(origin).map_err(|error| Error::Invalid(error.to_string()))?;
             files::write_atomic(&folder.join("origin.json"), |out| out.write_all(&origin))?;
             Ok(files::write_atomic(&folder.join("config.toml"), |out| out.write_all(config.as_bytes()))?)

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use circuitlab::sink::{Record, names};
-use circuitlab::train::{Memory, Plan, PlanFor, TrainConfig, TrainRequest, TrainSummary};
-use serde_json::json;
+use circuitlab::train::{Memory, Plan, PlanFor, TrainConfig, TrainRequest, TrainSummary, TrainedClt};
+use serde_json::{Value, json};
 
 use super::Context;
 use crate::args::TrainArgs;
@@ -133,30 +133,49 @@ fn work(plan: &Plan) -> impl Iterator<Item = (String, String)> {
 }
 
 fn print(summary: &TrainSummary, context: &Context) -> anyhow::Result<()> {
-    let figure = |name: &str| summary.last.as_ref().and_then(|record| record.get(name));
-    let figures = json!({
-        "result": summary.result.display().to_string(), "steps": summary.steps, "rows": summary.rows, "seconds": summary.seconds, "data_wait_share": wait_share(summary),
+    let clts: Vec<Value> = summary.clts.iter().map(figures).collect();
+    let mut all = match &summary.clts[..] {
+        [TrainedClt { name: None, .. }] => clts[0].clone(),
+        _ => json!({"clts": clts}),
+    };
+    all["seconds"] = json!(summary.seconds);
+    all["data_wait_share"] = json!(wait_share(summary));
+    context.print(&all, || lines(summary))
+}
+
+/// What `--json` prints of a transcoder.
+fn figures(clt: &TrainedClt) -> Value {
+    let figure = |name: &str| clt.last.as_ref().and_then(|record| record.get(name));
+    let mut figures = json!({
+        "result": clt.result.display().to_string(), "steps": clt.steps, "rows": clt.rows,
         "loss": figure(names::LOSS_TOTAL), "explained_variance": figure(names::EXPLAINED_VARIANCE), "l0": figure(names::L0),
         "dead_features": figure(names::DEAD_FEATURES),
     });
-    context.print(&figures, || lines(summary))
+    if let Some(name) = &clt.name {
+        figures["name"] = json!(name);
+    }
+    figures
 }
 
 fn lines(summary: &TrainSummary) -> String {
-    let verb = if summary.was_finished { "was finished already:" } else { "trained" };
-    let figures = summary.last.as_ref().map_or_else(String::new, |record: &Record| {
-        let figure = |name: &str| record.get(name).unwrap_or(f64::NAN);
-        format!(
-            "; on the last of them: explained variance {:.3}, {:.1} active features a row, {:.0} dead",
-            figure(names::EXPLAINED_VARIANCE),
-            figure(names::L0),
-            figure(names::DEAD_FEATURES),
-        )
-    });
-    let (steps, rows) = (human::whole(summary.steps), human::whole(summary.rows));
     let waited =
         wait_share(summary).map_or_else(String::new, |share| format!("; {:.1} % of the time was spent waiting for data", 100.0 * share));
-    format!("{verb} {steps} steps on {rows} rows{figures}{waited}\ntranscoder: {}", summary.result.display())
+    let verb = if summary.was_finished { "was finished already:" } else { "trained" };
+    let of_clt = |clt: &TrainedClt| {
+        let figures = clt.last.as_ref().map_or_else(String::new, |record: &Record| {
+            let figure = |name: &str| record.get(name).unwrap_or(f64::NAN);
+            format!(
+                "; on the last of them: explained variance {:.3}, {:.1} active features a row, {:.0} dead",
+                figure(names::EXPLAINED_VARIANCE),
+                figure(names::L0),
+                figure(names::DEAD_FEATURES),
+            )
+        });
+        let name = clt.name.as_ref().map_or_else(String::new, |name| format!("{name}: "));
+        let (steps, rows) = (human::whole(clt.steps), human::whole(clt.rows));
+        format!("{name}{verb} {steps} steps on {rows} rows{figures}{waited}\ntranscoder: {}", clt.result.display())
+    };
+    summary.clts.iter().map(of_clt).collect::<Vec<_>>().join("\n")
 }
 
 /// The share of this process's time that it waited for rows; nothing where it did not train.

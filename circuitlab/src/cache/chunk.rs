@@ -257,7 +257,8 @@ impl<'a> ChunkReader<'a> {
     }
 }
 
-fn block_of(layer: usize, side: Side) -> usize {
+/// Where the inputs or outputs of a layer stand among a chunk's blocks.
+pub(super) fn block_of(layer: usize, side: Side) -> usize {
     2 * layer + usize::from(side == Side::Targets)
 }
 

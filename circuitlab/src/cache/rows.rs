@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use circuitlab_core::{Kind, Registry};
+use circuitlab_core::{Error as CoreError, Kind, Registry};
 
+use super::chunk::{Side, block_of};
 use super::identity::Identity;
 use super::made::Made;
 use super::open::{Cache, Normalisation};
-use crate::Result;
+use super::sampler::RowPlace;
+use crate::{Error, Result};
 
 /// Rows of a cache, or rows that a model makes as they are needed. Both come in chunks.
 #[derive(Debug, Clone)]
@@ -65,6 +67,21 @@ impl Rows {
         match self {
             Self::Cached(cache) => cache.digest(),
             Self::Made(made) => made.digest(),
+        }
+    }
+
+    /// The error of a row that is not what it should be, by the file or the model that it is from.
+    pub fn at_fault(&self, place: RowPlace, layer: usize, side: Side, fault: &str) -> Error {
+        match self {
+            Self::Cached(cache) => match cache.chunk(place.chunk) {
+                Ok(chunk) => chunk.of_block(block_of(layer, side), &CoreError::Invalid(fault.to_owned())),
+                Err(error) => error,
+            },
+            Self::Made(made) => {
+                let side = if side == Side::Inputs { "inputs" } else { "outputs" };
+                let (chunk, model) = (place.chunk, &made.identity().model);
+                Error::Invalid(format!("chunk {chunk} of those that the model `{model}` makes: {side} of layer {layer}: {fault}"))
+            }
         }
     }
 

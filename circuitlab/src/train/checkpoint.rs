@@ -5,6 +5,7 @@
 //! be seen is whole.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use circuitlab_core::tensors::{self, TensorFile};
@@ -139,6 +140,10 @@ fn all(checkpoints: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).map_err(CoreError::io("read", folder))?;
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(CoreError::io("read", folder)(error).into()),
+    };
     Ok(entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().map_err(CoreError::io("read", folder))?)
 }

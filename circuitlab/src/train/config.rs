@@ -7,6 +7,7 @@ use circuitlab_core::config::{DeviceName, FloatKind};
 use circuitlab_core::{Kind, PenaltyWeights, Spec};
 use serde::{Deserialize, Serialize};
 
+use super::several::{self, CltConfig};
 use crate::cache::CacheConfig;
 use crate::plugins::PluginsConfig;
 use crate::{Error, Result};
@@ -15,7 +16,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Seed of initial weights and of the order of rows. Default 0.
+    /// Seed of the order of rows, and of initial weights where `init.seed` is not set. Default 0.
     pub seed: u64,
     /// The transcoder, by name. Default `clt`.
     pub transcoder: Spec,
@@ -46,6 +47,10 @@ pub struct TrainConfig {
     pub compute: ComputeConfig,
     /// Plugin libraries; a run's own config holds those that it needs.
     pub plugins: PluginsConfig,
+    /// Several transcoders on one stream of rows, each a table with a `name` and whatever settings of its own. Default: none, one
+    /// transcoder with the settings of the run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub clt: Vec<CltConfig>,
 }
 
 impl Default for TrainConfig {
@@ -66,6 +71,7 @@ impl Default for TrainConfig {
             checkpoint: CheckpointConfig::default(),
             compute: ComputeConfig::default(),
             plugins: PluginsConfig::default(),
+            clt: Vec::new(),
         }
     }
 }
@@ -196,17 +202,20 @@ impl Default for ScheduleConfig {
 pub struct DataConfig {
     /// Rows of a step, over all ranks. Default 1024.
     pub batch_rows: usize,
+    /// At most so many of a rank's rows go through the transcoder at a time; gradients of a step are added up, so that the result is the
+    /// same to rounding, for less memory. Default: not set, all at once.
+    pub micro_batch_rows: Option<usize>,
     /// Chunks whose rows are mixed with each other; as many are held in memory, twice. Default 8.
     pub window_chunks: usize,
 }
 
 impl Default for DataConfig {
     fn default() -> Self {
-        Self { batch_rows: 1024, window_chunks: 8 }
+        Self { batch_rows: 1024, micro_batch_rows: None, window_chunks: 8 }
     }
 }
 
-/// How encoder biases are set from data.
+/// How weights start, and how encoder biases are set from data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InitConfig {
@@ -214,11 +223,13 @@ pub struct InitConfig {
     pub rate: Option<f64>,
     /// Rows that the biases are set from. Default 8192.
     pub rows: usize,
+    /// Seed of initial weights. Default: the run's.
+    pub seed: Option<u64>,
 }
 
 impl Default for InitConfig {
     fn default() -> Self {
-        Self { rate: None, rows: 8192 }
+        Self { rate: None, rows: 8192, seed: None }
     }
 }
 
@@ -269,7 +280,8 @@ impl Default for CheckpointConfig {
 pub struct ComputeConfig {
     /// `cpu`, `cuda` or `cuda:N`. Default `cpu`.
     pub device: DeviceName,
-    /// `f32` or `f64`. Default `f32`.
+    /// `f32`, `f64` or `bf16`. In `bf16` weights are computed with in 16 bits; the optimiser has master copies of them in 32, and biases,
+    /// thresholds, moments and losses are of 32 bits throughout. Default `f32`.
     pub dtype: FloatKind,
     /// Threads of CPU products. Default: libtorch's choice, the number of cores.
     pub threads: Option<i32>,
@@ -304,6 +316,7 @@ impl TrainConfig {
         }
         for (key, value) in [
             ("data.batch_rows", self.data.batch_rows as u64),
+            ("data.micro_batch_rows", self.data.micro_batch_rows.unwrap_or(1) as u64),
             ("data.window_chunks", self.data.window_chunks as u64),
             ("metrics.every_steps", self.metrics.every_steps),
             ("checkpoint.every_steps", self.checkpoint.every_steps.unwrap_or(1)),
@@ -317,11 +330,12 @@ impl TrainConfig {
         }
         check(self.init.rows >= 2, "init.rows", "at least 2", self.init.rows)?;
         check(
-            matches!(self.compute.dtype, FloatKind::F32 | FloatKind::F64),
+            self.compute.dtype != FloatKind::F16,
             "compute.dtype",
-            "`f32` or `f64`",
+            "`f32`, `f64` or `bf16`",
             format!("{:?}", self.compute.dtype).to_lowercase(),
-        )
+        )?;
+        several::check(self)
     }
 }
 
@@ -351,8 +365,8 @@ mod tests {
         let error = config.check().expect_err("two would write one file");
         assert_eq!(error.to_string(), "config, key `metrics.sinks`: expected each sink once, got `csv` twice");
         let mut config = TrainConfig::default();
-        config.compute.dtype = FloatKind::Bf16;
-        assert!(config.check().expect_err("not yet").to_string().contains("expected `f32` or `f64`, got bf16"));
+        config.compute.dtype = FloatKind::F16;
+        assert!(config.check().expect_err("too narrow").to_string().contains("expected `f32`, `f64` or `bf16`, got f16"));
     }
 
     #[test]

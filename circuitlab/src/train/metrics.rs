@@ -5,9 +5,10 @@
 //! normalised units, in which every layer weighs about the same. L0 is the mean number of active features per row. A feature
 //! is dead that was silent on a set number of rows in a row.
 
-use circuitlab_core::{Batch, StepOutput};
+use circuitlab_core::StepOutput;
 use tch::{Kind, Tensor};
 
+use crate::Result;
 use crate::sink::{Record, names};
 
 /// The figures of one step beside its losses.
@@ -21,43 +22,55 @@ pub struct StepMetrics {
     pub lambda: f64,
 }
 
-/// Sums over the steps since the last record.
+/// Sums over the steps since the last record. They stay on the device, and are read once a record.
 #[derive(Debug, Default)]
 pub struct Interval {
     steps: u64,
     rows: u64,
-    losses: [f64; 3],
     gradient_norm: f64,
-    squared_error: Vec<f64>,
-    variance: Vec<f64>,
-    active: Vec<f64>,
+    /// Losses, then of each layer the squared error, the variance and the active features, in 64 bits: `[3 + 3 layers]`.
+    sums: Option<Tensor>,
+}
+
+/// The squared distance of rows from their mean, of each layer and in 64 bits: `[layer]` of `targets: [rows, layer, d_model]`.
+pub fn variance(targets: &Tensor) -> Tensor {
+    let mut centred = targets - targets.mean_dim([0].as_slice(), true, None::<Kind>);
+    centred.square_().sum_dim_intlist([0, 2].as_slice(), false, Kind::Double)
 }
 
 impl Interval {
-    /// Takes in one step.
-    pub fn add(&mut self, batch: &Batch, output: &StepOutput, step: StepMetrics) {
-        let rows = batch.targets.size()[0];
-        let centred = &batch.targets - batch.targets.mean_dim([0].as_slice(), true, None::<Kind>);
-        let variance = centred.square().sum_dim_intlist([0, 2].as_slice(), false, Kind::Double);
+    /// Takes in one step over `rows` rows whose targets have this [`variance`].
+    pub fn add(&mut self, rows: i64, variance: &Tensor, output: &StepOutput, step: StepMetrics) {
         self.steps += 1;
         self.rows += rows as u64;
-        for (sum, term) in self.losses.iter_mut().zip([&output.mse, &output.sparsity, &output.preact]) {
-            *sum += term.double_value(&[]);
-        }
         self.gradient_norm += step.gradient_norm;
-        add(&mut self.squared_error, &output.squared_error);
-        add(&mut self.variance, &variance);
-        add(&mut self.active, &output.active_rows.sum_dim_intlist(1, false, Kind::Double));
+        let wide = |tensor: &Tensor| tensor.to_kind(Kind::Double).view(-1);
+        let active = output.active_rows.sum_dim_intlist(1, false, Kind::Double);
+        let losses = [&output.mse, &output.sparsity, &output.preact].map(wide);
+        let [mse, sparsity, preact] = losses;
+        let step = Tensor::cat(&[mse, sparsity, preact, wide(&output.squared_error), wide(variance), active], 0);
+        self.sums = Some(match self.sums.take() {
+            Some(sums) => sums + step,
+            None => step,
+        });
     }
 
     /// The record of the interval, after which the next one begins. `dead` is the number of dead features of each layer.
-    pub fn finish(&mut self, step: u64, last: StepMetrics, dead: &[i64]) -> Record {
+    ///
+    /// # Errors
+    /// libtorch's, where the device fails.
+    pub fn finish(&mut self, step: u64, last: StepMetrics, dead: &[i64]) -> Result<Record> {
         let done = std::mem::take(self);
         let steps = done.steps.max(1) as f64;
-        let [mse, sparsity, preact] = done.losses.map(|sum| sum / steps);
+        let sums = done.sums.map_or_else(|| Ok(vec![0.0; 3]), Vec::<f64>::try_from).map_err(circuitlab_core::Error::from)?;
+        let (losses, of_layers) = sums.split_at(3);
+        let layers = of_layers.len() / 3;
+        let (squared_error, rest) = of_layers.split_at(layers);
+        let (variance, active) = rest.split_at(layers);
+        let [mse, sparsity, preact] = [losses[0], losses[1], losses[2]].map(|sum| sum / steps);
         let explained = |error: f64, variance: f64| if variance > 0.0 { 1.0 - error / variance } else { f64::NAN };
-        let total = explained(done.squared_error.iter().sum(), done.variance.iter().sum());
-        let l0: Vec<f64> = done.active.iter().map(|active| active / done.rows.max(1) as f64).collect();
+        let total = explained(squared_error.iter().sum(), variance.iter().sum());
+        let l0: Vec<f64> = active.iter().map(|active| active / done.rows.max(1) as f64).collect();
         let mut record = Record::new(step)
             .with(names::LOSS_TOTAL, mse + sparsity + preact)
             .with("loss/mse", mse)
@@ -70,33 +83,22 @@ impl Interval {
             .with("metrics/gradient_norm", done.gradient_norm / steps)
             .with(names::LEARNING_RATE, last.learning_rate)
             .with(names::LAMBDA, last.lambda);
-        for (layer, (error, variance)) in done.squared_error.iter().zip(&done.variance).enumerate() {
+        for (layer, (error, variance)) in squared_error.iter().zip(variance).enumerate() {
             record.push(names::of_layer(names::EXPLAINED_VARIANCE, layer), explained(*error, *variance));
             record.push(names::of_layer(names::L0, layer), l0[layer]);
             record.push(names::of_layer(names::DEAD_FEATURES, layer), dead.get(layer).copied().unwrap_or_default() as f64);
         }
-        record
-    }
-}
-
-fn add(sums: &mut Vec<f64>, values: &Tensor) {
-    sums.resize(values.numel(), 0.0);
-    for (layer, sum) in sums.iter_mut().enumerate() {
-        *sum += values.double_value(&[layer as i64]);
+        Ok(record)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
-
     use super::*;
 
     #[test]
     fn an_interval_sums_up_as_defined() {
-        let options = (Kind::Float, Device::Cpu);
         let targets = Tensor::from_slice(&[0.0_f32, 0.0, 2.0, 2.0]).view([2, 1, 2]);
-        let batch = Batch { inputs: Tensor::zeros([2, 1, 2], options), targets };
         let output = StepOutput {
             mse: Tensor::from(0.5_f32),
             sparsity: Tensor::from(0.25_f32),
@@ -109,9 +111,9 @@ mod tests {
         };
         let step = StepMetrics { gradient_norm: 3.0, learning_rate: 0.1, lambda: 2.0 };
         let mut interval = Interval::default();
-        interval.add(&batch, &output, step);
-        interval.add(&batch, &output, step);
-        let record = interval.finish(2, step, &[1]);
+        interval.add(2, &variance(&targets), &output, step);
+        interval.add(2, &variance(&targets), &output, step);
+        let record = interval.finish(2, step, &[1]).expect("a CPU");
         // The variance of each batch is 4 around its mean row (1, 1); the error is 1.
         for (name, want) in [
             ("loss/total", 0.75),
@@ -124,6 +126,6 @@ mod tests {
         ] {
             assert_eq!(record.get(name), Some(want), "{name}");
         }
-        assert_eq!(interval.finish(3, step, &[0]).get("metrics/l0"), Some(0.0), "the next interval is empty");
+        assert_eq!(interval.finish(3, step, &[0]).expect("a CPU").get("metrics/l0"), Some(0.0), "the next interval is empty");
     }
 }

@@ -2,21 +2,27 @@
 
 mod checkpoint;
 mod config;
+mod fault;
+mod member;
 mod metrics;
 mod optimiser;
 mod pace;
 mod plan;
+mod resume;
 mod schedule;
+mod several;
 mod source;
 mod state;
+pub(crate) mod step;
 mod trainer;
 
 pub use config::{
     ActivationsConfig, CheckpointConfig, ComputeConfig, DataConfig, InitConfig, MetricsConfig, OptimiserConfig, ScheduleConfig, SizeConfig,
     SparsityConfig, TrainConfig,
 };
-pub use metrics::{Interval, StepMetrics};
+pub use metrics::{Interval, StepMetrics, variance};
 pub use optimiser::{Adam, clip_scale, global_norm};
 pub use plan::{Layout, Memory, Plan, PlanFor, Rates, Work, plan};
 pub use schedule::Schedule;
-pub use trainer::{TrainRequest, TrainSummary, train};
+pub use several::CltConfig;
+pub use trainer::{TrainRequest, TrainSummary, TrainedClt, train};

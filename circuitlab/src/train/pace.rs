@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::sink::{Record, names};
+use crate::sink::names;
 
 /// The time since the last record, and what of it was waited.
 #[derive(Debug)]
@@ -30,13 +30,13 @@ impl Pace {
         got
     }
 
-    /// Adds the figures since the last record, and begins anew.
-    pub(super) fn record(&mut self, record: &mut Record, batch_rows: usize) {
+    /// The figures since the last record, which end it.
+    pub(super) fn lap(&mut self, step: u64, batch_rows: u64) -> [(&'static str, f64); 2] {
         let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
-        let rows = (record.step - self.step) * batch_rows as u64;
-        record.push(names::TOKENS_PER_SECOND, rows as f64 / seconds);
-        record.push(names::DATA_WAIT_SHARE, (self.waiting_s / seconds).min(1.0));
-        *self = Self { waited_s: self.waited_s, ..Self::new(record.step) };
+        let rows = (step - self.step) * batch_rows;
+        let figures = [(names::TOKENS_PER_SECOND, rows as f64 / seconds), (names::DATA_WAIT_SHARE, (self.waiting_s / seconds).min(1.0))];
+        *self = Self { waited_s: self.waited_s, ..Self::new(step) };
+        figures
     }
 }
 
@@ -47,14 +47,11 @@ mod tests {
     #[test]
     fn waiting_counts_from_record_to_record() {
         let mut pace = Pace::new(10);
-        let mut record = Record::new(12);
         assert_eq!(pace.waiting(|| 7), 7);
         pace.waiting_s = 1e9;
-        pace.record(&mut record, 5);
-        assert_eq!(record.get(names::DATA_WAIT_SHARE), Some(1.0), "a share, whatever the clock says");
-        assert!(record.get(names::TOKENS_PER_SECOND).is_some_and(|rate| rate > 0.0));
-        let mut next = Record::new(13);
-        pace.record(&mut next, 5);
-        assert_eq!(next.get(names::DATA_WAIT_SHARE), Some(0.0));
+        let [(_, rate), (name, share)] = pace.lap(12, 5);
+        assert_eq!((name, share), (names::DATA_WAIT_SHARE, 1.0), "a share, whatever the clock says");
+        assert!(rate > 0.0);
+        assert_eq!(pace.lap(13, 5)[1], (names::DATA_WAIT_SHARE, 0.0));
     }
 }

@@ -4,16 +4,20 @@ mod layout;
 mod memory;
 mod work;
 
+use std::sync::Arc;
+
 use circuitlab_core::sparsity::has_threshold_form;
-use circuitlab_core::{Dims, ParallelismStrategy, ParameterSpec, Precision, SparsityActivation, Spec, Transcoder};
+use circuitlab_core::{Axis, Dims, ParallelismStrategy, ParameterSpec, Precision, SparsityActivation, Spec, Transcoder};
 use serde::Serialize;
 use tch::Device;
 
 use super::config::TrainConfig;
+use super::resume::resolve;
 use super::schedule::Schedule;
 use super::source;
 use super::state::{Parts, check_scope, check_sizes, placement};
-use super::trainer::{TrainRequest, resolve};
+use super::step::pieces;
+use super::trainer::TrainRequest;
 use crate::{Error, Result};
 
 pub use layout::Layout;
@@ -50,7 +54,7 @@ pub struct Plan {
     pub layout: Layout,
     /// All ranks.
     pub ranks: usize,
-    /// Numbers that are trained, of all ranks together.
+    /// Numbers that are trained, of all ranks and all transcoders together.
     pub parameters: u64,
     /// Steps of the run, where the rows are known or the config says.
     pub steps: Option<u64>,
@@ -80,9 +84,7 @@ pub struct Plan {
 pub fn plan(request: &TrainRequest<'_>, plan_for: &PlanFor) -> Result<Plan> {
     let (config, layout) = settle(request, plan_for)?;
     crate::device::set_threads(config.compute.threads)?;
-    let (kind, device) = placement(&config);
-    let Subject { transcoder, activation, dims, rows, windows } = Subject::of(request, plan_for, &config)?;
-    check_scope(&config.activation.name, activation.scope(), layout.data, layout.feature)?;
+    let (_, device) = placement(&config);
     let all_rows = config.data.batch_rows as u64;
     if layout.data as u64 > all_rows {
         return Err(Error::Invalid(format!(
@@ -90,30 +92,11 @@ pub fn plan(request: &TrainRequest<'_>, plan_for: &PlanFor) -> Result<Plan> {
             layout.data
         )));
     }
-    let specs = transcoder.parameters(dims, &*activation)?;
-    let batch_rows = all_rows.div_ceil(layout.data as u64);
-    let full = Precision::Full.kind(kind).elt_size_in_bytes() as u64;
-    let step = Work::new(&*transcoder, dims, layout, batch_rows, plan_for.l0, optimiser_bytes(&specs, layout, &config))?;
-    let step = if device == Device::Cpu { step.at(Rates::measure(dims, batch_rows, Precision::Full.kind(kind))) } else { step };
-    let features = dims.d_features as f64;
-    let memory = Memory::new(&Sizes {
-        specs: &specs,
-        dims,
-        layout,
-        kind,
-        moment_bytes: full as f64,
-        rows: batch_rows,
-        batch_rows,
-        first_rows: (config.init.rows as u64).min(rows.unwrap_or(u64::MAX)),
-        // More are active at the start than ever after.
-        active_share: has_threshold_form(&*activation)?.then(|| config.init.share(features)),
-        windows,
-        process: memory::process(),
-    });
-    let parameters: u64 = specs.iter().map(|spec| spec.shape.iter().product::<i64>().unsigned_abs()).sum();
-    // The transcoder; and to go on with parameters, two moments and how long each feature has been silent.
-    let (result_bytes, counters) = (full * parameters, 8 * (dims.layers * dims.d_features) as u64);
-    let checkpoint_bytes = result_bytes + 3 * full * parameters + counters;
+    let members = config.members()?.into_iter().map(|(_, member)| member_cost(request, plan_for, &member, layout));
+    let mut members = members.collect::<Result<Vec<_>>>()?.into_iter();
+    let first = members.next().ok_or_else(|| Error::Invalid("there is nothing to train".to_owned()))?;
+    let MemberCost { parameters, memory, step, checkpoint_bytes, result_bytes, rows, rates } = members.fold(first, MemberCost::with);
+    let step = rates.map_or(step, |rates| step.at(rates));
     let schedule = (rows.is_some() || config.schedule.steps.is_some()).then(|| Schedule::new(&config, rows.unwrap_or(0))).transpose()?;
     let steps = schedule.map(|schedule| schedule.steps);
     Ok(Plan {
@@ -131,6 +114,81 @@ pub fn plan(request: &TrainRequest<'_>, plan_for: &PlanFor) -> Result<Plan> {
         step,
         config,
     })
+}
+
+/// The cost of one transcoder, or of several on one stream.
+struct MemberCost {
+    parameters: u64,
+    memory: Memory,
+    step: Work,
+    checkpoint_bytes: u64,
+    result_bytes: u64,
+    /// Of an epoch, where there is a cache.
+    rows: Option<u64>,
+    /// Of this machine, where the run computes on its CPU.
+    rates: Option<Rates>,
+}
+
+impl MemberCost {
+    /// Both on one stream.
+    fn with(self, other: Self) -> Self {
+        Self {
+            parameters: self.parameters + other.parameters,
+            memory: self.memory.with(&other.memory),
+            step: self.step.with(&other.step),
+            checkpoint_bytes: self.checkpoint_bytes + other.checkpoint_bytes,
+            result_bytes: self.result_bytes + other.result_bytes,
+            ..self
+        }
+    }
+}
+
+fn member_cost(request: &TrainRequest<'_>, plan_for: &PlanFor, config: &TrainConfig, layout: Layout) -> Result<MemberCost> {
+    let (kind, device) = placement(config);
+    let Subject { transcoder, activation, dims, rows, windows } = Subject::of(request, plan_for, config)?;
+    check_scope(&config.activation.name, activation.scope(), layout.data, layout.feature)?;
+    if let Some(rows) = rows {
+        Schedule::new(config, rows)?;
+    }
+    let specs = transcoder.parameters(dims, &*activation)?;
+    let batch_rows = (config.data.batch_rows as u64).div_ceil(layout.data as u64);
+    let pieces = pieces(&config.data, Axis { rank: 0, size: layout.data }) as u64;
+    let full = Precision::Full.kind(kind).elt_size_in_bytes() as u64;
+    let moment_bytes = moment_bytes(&specs, config);
+    let step = Work::new(&*transcoder, dims, layout, batch_rows, plan_for.l0, optimiser_bytes(&specs, layout, config))?;
+    let rates = (device == Device::Cpu).then(|| Rates::measure(dims, batch_rows, Precision::Full.kind(kind)));
+    let memory = Memory::new(&Sizes {
+        specs: &specs,
+        dims,
+        layout,
+        kind,
+        moment_bytes,
+        rows: batch_rows.div_ceil(pieces),
+        batch_rows,
+        first_rows: (config.init.rows as u64).min(rows.unwrap_or(u64::MAX)),
+        // More are active at the start than ever after.
+        active_share: has_threshold_form(&*activation)?.then(|| config.init.share(dims.d_features as f64)),
+        windows,
+        process: memory::process(),
+    });
+    let parameters: u64 = specs.iter().map(|spec| spec.shape.iter().product::<i64>().unsigned_abs()).sum();
+    // The transcoder; and to go on with parameters, two moments and how long each feature has been silent.
+    let (result_bytes, counters) = (full * parameters, 8 * (dims.layers * dims.d_features) as u64);
+    let moments = (2.0 * moment_bytes * parameters as f64) as u64;
+    let checkpoint_bytes = result_bytes + full * parameters + moments + counters;
+    Ok(MemberCost { parameters, memory, step, checkpoint_bytes, result_bytes, rows, rates })
+}
+
+/// Bytes of a number of a moment, the mean over all parameters.
+fn moment_bytes(specs: &[ParameterSpec], config: &TrainConfig) -> f64 {
+    let count = |spec: &ParameterSpec| spec.shape.iter().product::<i64>() as f64;
+    let all: f64 = specs.iter().map(count).sum();
+    specs.iter().map(|spec| count(spec) * moment_bytes_of(spec, config)).sum::<f64>() / all.max(1.0)
+}
+
+fn moment_bytes_of(spec: &ParameterSpec, config: &TrainConfig) -> f64 {
+    let _ = spec;
+    Precision::Full.kind(placement(config).0).elt_size_in_bytes() as f64
 }
 
 /// The resolved config, and the layout of its ranks.
@@ -200,7 +258,8 @@ impl Subject {
         let source = source::open(request, config)?;
         let single = TrainConfig { strategy: Spec::named("single"), ..config.clone() };
         let known = if plan_for.ranks.is_some() || plan_for.layout.is_some() { &single } else { config };
-        let Parts { transcoder, activation, dims, .. } = Parts::build(request.registry, known, &source)?;
+        let strategy: Arc<dyn ParallelismStrategy> = Arc::from(request.registry.build::<dyn ParallelismStrategy>(&known.strategy)?);
+        let Parts { transcoder, activation, dims, .. } = Parts::build(request.registry, known, &source, &strategy)?;
         // One window of chunks is read while another is trained on.
         let windows = 2 * source.window_bytes(config.data.window_chunks);
         Ok(Self { transcoder, activation, dims, rows: Some(source.count()), windows })
@@ -214,7 +273,7 @@ fn optimiser_bytes(specs: &[ParameterSpec], layout: Layout, config: &TrainConfig
     let full = Precision::Full.kind(kind).elt_size_in_bytes() as f64;
     let of_number = |spec: &ParameterSpec| {
         let own = spec.precision.kind(kind).elt_size_in_bytes() as f64;
-        7.0 * full + if own < full { own } else { 0.0 }
+        3.0 * full + 4.0 * moment_bytes_of(spec, config) + if own < full { own } else { 0.0 }
     };
     specs.iter().map(|spec| layout.owned(spec) as f64 * of_number(spec)).sum()
 }

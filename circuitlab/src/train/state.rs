@@ -1,6 +1,7 @@
 //! What a run changes as it goes: parameters, moments, counters.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use circuitlab_core::{Dims, ParallelismStrategy, Parameters, Precision, Registry, Scope, SparsityActivation, StepOutput, Transcoder};
 use tch::{Device, Kind, Tensor};
@@ -8,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 use super::checkpoint::{Checkpoint, SavedState};
 use super::config::TrainConfig;
 use super::optimiser::Adam;
+use super::step::pieces;
 use crate::cache::Rows;
 use crate::saved::SavedActivation;
 use crate::sink::Sinks;
@@ -18,7 +20,8 @@ use crate::{Error, Result};
 pub(super) struct Parts {
     pub(super) transcoder: Box<dyn Transcoder>,
     pub(super) activation: Box<dyn SparsityActivation>,
-    pub(super) strategy: Box<dyn ParallelismStrategy>,
+    /// One for all transcoders of a run.
+    pub(super) strategy: Arc<dyn ParallelismStrategy>,
     pub(super) sinks: Sinks,
     pub(super) dims: Dims,
     /// What its saved folders say of the activation.
@@ -30,20 +33,25 @@ const MOST_NUMBERS: u128 = 1 << 42;
 
 impl Parts {
     /// Looks the plugins up and checks the sizes, and that they go together.
-    pub(super) fn build(registry: &Registry, config: &TrainConfig, rows: &Rows) -> Result<Self> {
+    pub(super) fn build(registry: &Registry, config: &TrainConfig, rows: &Rows, strategy: &Arc<dyn ParallelismStrategy>) -> Result<Self> {
         let origin = rows.identity();
         let dims = Dims { layers: origin.layers, d_model: origin.d_model, d_features: config.size.features(origin.d_model)? };
         check_sizes(config, dims)?;
         crate::device::resolve(config.compute.device)?;
         let activation = registry.build::<dyn SparsityActivation>(&config.activation)?;
-        let strategy = registry.build::<dyn ParallelismStrategy>(&config.strategy)?;
         let mesh = strategy.mesh();
         check_scope(&config.activation.name, activation.scope(), mesh.data.size, mesh.feature.size)?;
+        if activation.scope() == Scope::Batch && pieces(&config.data, mesh.data) > 1 {
+            return Err(Error::Invalid(format!(
+                "activation `{}` compares all rows of a batch, so `data.micro_batch_rows` cannot split them; leave it away",
+                config.activation.name
+            )));
+        }
         Ok(Self {
             transcoder: registry.build::<dyn Transcoder>(&config.transcoder)?,
             saved_as: SavedActivation::of(registry, &config.activation, &*activation)?,
             activation,
-            strategy,
+            strategy: Arc::clone(strategy),
             sinks: Sinks::build(registry, &config.metrics.sinks)?,
             dims,
         })
@@ -95,7 +103,7 @@ impl TrainState {
         let (kind, device) = placement(config);
         let specs = parts.transcoder.parameters(parts.dims, &*parts.activation)?;
         // In all bits until the biases are set; what is computed with is rounded afterwards.
-        let mut params = Parameters::init(specs, config.seed, Precision::Full.kind(kind), device)?;
+        let mut params = Parameters::init(specs, config.init.seed.unwrap_or(config.seed), Precision::Full.kind(kind), device)?;
         let rate = config.init.share(parts.dims.d_features as f64);
         parts.transcoder.calibrate(&mut params, &*parts.activation, rows, rate)?;
         let mut adam = Adam::new(config.optimiser.clone(), &params);
@@ -113,6 +121,11 @@ impl TrainState {
         let mut adam = Adam::resume(config.optimiser.clone(), &params, saved.state.step, saved.moments())?;
         adam.round(&mut params, kind)?;
         Ok((Self { step: saved.state.step, params, adam, silent_rows: saved.silent_rows(device)? }, saved.state))
+    }
+
+    /// Whether every parameter is a number.
+    pub(super) fn is_finite(&self) -> bool {
+        self.params.values().iter().all(|value| value.isfinite().all().to_kind(Kind::Int64).int64_value(&[]) != 0)
     }
 
     /// Counts the rows on which each feature stayed silent.

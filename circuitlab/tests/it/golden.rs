@@ -23,8 +23,8 @@ fn apart(got: &Tensor, want: &Tensor) -> f64 {
     (got - want).abs().max().double_value(&[]) / scale
 }
 
-fn replays(name: &str, form: &str) {
-    let mut recording = open(name, form);
+fn replays(name: &str, form: &str, micro_batches: usize) {
+    let mut recording = open(name, form).with_micro_batches(micro_batches);
     let mut params = recording.parameters("init").expect("initial parameters");
     let mut adam = optimiser(&params);
     let steps = recording.tensor("steps").expect("the table");
@@ -57,10 +57,18 @@ fn replays(name: &str, form: &str) {
 
 #[test]
 fn a_recorded_clt_run_is_replayed() {
-    FORMS.into_iter().for_each(|form| replays("clt_golden.safetensors", form));
+    FORMS.into_iter().for_each(|form| replays("clt_golden.safetensors", form, 1));
 }
 
 #[test]
 fn a_recorded_plt_run_is_replayed() {
-    FORMS.into_iter().for_each(|form| replays("plt_golden.safetensors", form));
+    FORMS.into_iter().for_each(|form| replays("plt_golden.safetensors", form, 1));
+}
+
+#[test]
+fn recorded_runs_are_replayed_in_micro_batches() {
+    for (form, micro_batches) in FORMS.into_iter().flat_map(|form| [(form, 2), (form, 5)]) {
+        replays("clt_golden.safetensors", form, micro_batches);
+        replays("plt_golden.safetensors", form, micro_batches);
+    }
 }

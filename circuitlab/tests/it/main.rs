@@ -8,3 +8,4 @@ mod golden;
 mod loader;
 mod shakespeare;
 mod text;
+mod training;

@@ -93,6 +93,21 @@ impl Memory {
         }
     }
 
+    /// That of a second transcoder on the same stream: they are stepped, started and saved one after the other, and keep what they keep.
+    pub(super) fn with(&self, other: &Self) -> Self {
+        Self {
+            weights: self.weights + other.weights,
+            masters: self.masters + other.masters,
+            moments: self.moments + other.moments,
+            gradients: self.gradients + other.gradients,
+            gathered: self.gathered.max(other.gathered),
+            activations: self.activations + other.activations,
+            saving: self.saving.max(other.saving),
+            start: self.start.max(other.start),
+            ..*self
+        }
+    }
+
     /// The most that the rank takes of the memory that it computes in: on a CPU the whole, else the device's.
     pub fn peak(&self, device: Device) -> u64 {
         let state = self.weights + self.masters + self.moments + self.gradients + self.gathered + self.activations + self.saving;

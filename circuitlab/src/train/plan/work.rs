@@ -68,6 +68,17 @@ impl Work {
         })
     }
 
+    /// That of a second transcoder too.
+    pub(super) fn with(self, other: &Self) -> Self {
+        Self {
+            encoder_flop: self.encoder_flop + other.encoder_flop,
+            sparse_flop: self.sparse_flop + other.sparse_flop,
+            dense_flop: self.dense_flop + other.dense_flop,
+            optimiser_bytes: self.optimiser_bytes + other.optimiser_bytes,
+            ..self
+        }
+    }
+
     /// The same with times, from a machine's rates.
     pub(super) fn at(self, rates: Rates) -> Self {
         let seconds = |flop: f64| Some(flop / rates.flop_per_s + self.optimiser_bytes / rates.bytes_per_s);

@@ -1,0 +1,227 @@
+//! One transcoder of a run: its parts, its state, its run folder, and its step.
+
+use std::path::Path;
+
+use circuitlab_core::{Batch, Kind, Registry, StepContext, Transcoder, files};
+use tch::Tensor;
+
+use super::checkpoint::{self, SavedState, SavedTensors};
+use super::config::TrainConfig;
+use super::fault;
+use super::metrics::{Interval, StepMetrics};
+use super::optimiser::{clip_scale, global_norm};
+use super::schedule::Schedule;
+use super::state::{Parts, TrainState};
+use super::step::{gradient, pieces};
+use super::trainer::TrainedClt;
+use crate::cache::{Normalisation, Rows, SamplerState};
+use crate::run::RunFolder;
+use crate::saved::{self, Card, Provenance, SavedActivation};
+use crate::sink::{Record, Sinks};
+use crate::{Error, Result};
+
+/// What the transcoders of a run share.
+#[derive(Debug)]
+pub(super) struct Stream<'a> {
+    pub(super) registry: &'a Registry,
+    pub(super) rows: Rows,
+    pub(super) normalisation: Normalisation,
+}
+
+/// What a member is made of, before it is known where it stands.
+#[derive(Debug)]
+pub(super) struct Plans {
+    /// Its name, where the run trains several.
+    pub(super) name: Option<String>,
+    pub(super) config: TrainConfig,
+    pub(super) schedule: Schedule,
+    pub(super) parts: Parts,
+    pub(super) run: RunFolder,
+    /// Whether an earlier process may have begun it.
+    pub(super) continues: bool,
+}
+
+/// One transcoder that is trained.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) name: Option<String>,
+    config: TrainConfig,
+    schedule: Schedule,
+    parts: Parts,
+    run: RunFolder,
+    state: TrainState,
+    /// Where the sequence of rows stands after the last step.
+    pub(super) sampler: SamplerState,
+    interval: Interval,
+    last_step: Option<StepMetrics>,
+    pub(super) last: Option<Record>,
+}
+
+impl Member {
+    /// Goes on from the newest checkpoint, or begins; `first_rows` gives the rows that biases are set from.
+    pub(super) fn open(plans: Plans, first_rows: impl FnOnce(&TrainConfig) -> Result<Batch>, stream: &Stream<'_>) -> Result<Self> {
+        let Plans { name, config, schedule, mut parts, mut run, continues } = plans;
+        let (state, sampler) = if let Some(folder) = &checkpoint::newest(&run.checkpoints())? {
+            let (state, saved) = TrainState::resume(&parts, &config, folder)?;
+            run.log(&format!("continues from {}", folder.display()))?;
+            (state, saved.sampler)
+        } else {
+            let fresh = SamplerState { seed: config.seed, drawn_rows: 0 };
+            let first = first_rows(&config)?;
+            let state = TrainState::start(&parts, &config, &first.inputs)?;
+            if !state.is_finite() {
+                let origin = fault::Origin::of_one(&stream.rows, &config, fresh, first.inputs.size()[0] as usize);
+                let fault = origin.fault("the start, where biases are set from rows,", &first);
+                return Err(fault.unwrap_or_else(|| Error::Invalid("the initial weights are not finite".to_owned())));
+            }
+            (state, fresh)
+        };
+        // A run that was killed before its first checkpoint may have figures too: those of all steps are made again.
+        parts.sinks.open(run.path(), continues.then_some(state.step))?;
+        if !run.path().join(Record::FILE).exists() {
+            tracing::warn!("no plots are drawn: none of the run's sinks writes `{}`, as `jsonl` does", Record::FILE);
+        }
+        run.log(&format!(
+            "{} steps of {} rows; {} layers of {} features, {} parameters",
+            schedule.steps,
+            config.data.batch_rows,
+            parts.dims.layers,
+            parts.dims.d_features,
+            state.params.count()
+        ))?;
+        Ok(Self { name, config, schedule, parts, run, state, sampler, interval: Interval::default(), last_step: None, last: None })
+    }
+
+    /// Steps taken.
+    pub(super) fn steps(&self) -> u64 {
+        self.state.step
+    }
+
+    /// One optimiser step. `variance` is the batch's, of each layer; `after` is where the sequence of rows stands after it.
+    pub(super) fn step(&mut self, batch: &Batch, variance: &Tensor, after: SamplerState, origin: &fault::Origin<'_>) -> Result<()> {
+        let step = self.state.step;
+        let penalty = self.config.sparsity.at(self.schedule.lambda_share(step));
+        let learning_rate = self.schedule.learning_rate(step);
+        let Parts { transcoder, activation, strategy, .. } = &mut self.parts;
+        let mean_rows = self.config.data.batch_rows as i64;
+        let context = StepContext { activation: &**activation, strategy: &**strategy, penalty, mean_rows, accumulate: false };
+        let pieces = pieces(&self.config.data, strategy.mesh().data);
+        let mut output = gradient(&mut **transcoder, &self.state.params, batch, context, pieces)?;
+        let strategy = &**strategy;
+        strategy.reduce_gradients(&mut output.gradients)?;
+        let gradient_norm = global_norm(&output.gradients, output.gradient_squares.as_deref(), &self.state.params, strategy)?;
+        if !gradient_norm.is_finite() {
+            return Err(self.not_finite(gradient_norm, batch, origin));
+        }
+        let scale = clip_scale(gradient_norm, self.config.optimiser.clip_norm);
+        self.state.adam.step(&mut self.state.params, &output.gradients, learning_rate, scale)?;
+        self.state.step += 1;
+        self.sampler = after;
+        let rows = batch.inputs.size()[0];
+        self.state.count_silence(&output, rows);
+        let metrics = StepMetrics { gradient_norm, learning_rate, lambda: penalty.lambda };
+        self.interval.add(rows, variance, &output, metrics);
+        self.last_step = Some(metrics);
+        Ok(())
+    }
+
+    fn not_finite(&self, norm: f64, batch: &Batch, origin: &fault::Origin<'_>) -> Error {
+        let step = self.state.step;
+        origin.fault(&format!("step {step}"), batch).unwrap_or_else(|| {
+            Error::Invalid(format!(
+                "the gradient is {norm} at step {step}{}, and its rows are finite: the run diverged; start a new one with a smaller `optimiser.learning_rate`, or look at the last checkpoint",
+                self.name.as_ref().map_or_else(String::new, |name| format!(" of CLT `{name}`")),
+            ))
+        })
+    }
+
+    /// Writes the record of the steps since the last one, with figures of the run's pace.
+    pub(super) fn record(&mut self, pace: &[(&'static str, f64)]) -> Result<()> {
+        let Some(metrics) = self.last_step else { return Ok(()) };
+        let dead = self.state.dead(self.config.metrics.dead_rows);
+        let mut record = self.interval.finish(self.state.step, metrics, &dead)?;
+        for (name, figure) in pace {
+            record.push(*name, *figure);
+        }
+        self.parts.sinks.write(&record)?;
+        self.last = Some(record);
+        Ok(())
+    }
+
+    /// Writes a checkpoint, and removes old ones.
+    pub(super) fn checkpoint(&mut self, stream: &Stream<'_>) -> Result<()> {
+        self.parts.sinks.sync()?;
+        let state = SavedState { format: checkpoint::FORMAT, step: self.state.step, sampler: self.sampler };
+        let TrainState { params, adam, silent_rows, .. } = &mut self.state;
+        let tensors = SavedTensors::of(params, adam, silent_rows)?;
+        checkpoint::write(&self.run.checkpoints(), &state, &tensors, |folder| self.export(folder, stream))?;
+        checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)?;
+        self.plot();
+        Ok(())
+    }
+
+    /// Draws the plots; a run does not end because a picture of it cannot be drawn.
+    fn plot(&self) {
+        if let Err(error) = Sinks::plot(self.run.path()) {
+            tracing::warn!("cannot draw the plots: {error}");
+        }
+    }
+
+    /// Writes the CLT folder with normalisation folded in.
+    fn export(&self, folder: &Path, stream: &Stream<'_>) -> Result<()> {
+        let mut params = self.state.adam.masters(&self.state.params)?.copy();
+        let Normalisation { input_scales, target_scales } = &stream.normalisation;
+        self.parts.transcoder.fold(&mut params, input_scales, target_scales)?;
+        saved::write(folder, &self.card(stream)?, &*self.parts.transcoder, &params, &*self.parts.activation)
+    }
+
+    fn card(&self, stream: &Stream<'_>) -> Result<Card> {
+        let origin = stream.rows.identity();
+        let (activation, k) = self.parts.saved_as.keys();
+        let SavedActivation { spec, trained_with } = self.parts.saved_as.clone();
+        let needed = [(Kind::Transcoder, self.config.transcoder.name.as_str()), (Kind::Activation, spec.name.as_str())];
+        Ok(Card {
+            model_kind: self.parts.transcoder.model_kind().to_owned(),
+            model_name: origin.model.clone(),
+            activation,
+            k,
+            feature_input_hook: origin.input_hook.to_string(),
+            feature_output_hook: origin.output_hook.to_string(),
+            circuitlab: Some(Provenance {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                transcoder: stream.registry.complete::<dyn Transcoder>(&self.config.transcoder)?,
+                providers: stream.registry.providers(needed)?,
+                activation: spec,
+                trained_with,
+                model_family: origin.family.clone(),
+                model_fingerprint: origin.fingerprint.clone(),
+                drop_special_rows: origin.drop_special_rows,
+                input_scales: stream.normalisation.input_scales.clone(),
+                target_scales: stream.normalisation.target_scales.clone(),
+                steps: self.state.step,
+                rows: self.rows(),
+            }),
+        })
+    }
+
+    fn rows(&self) -> u64 {
+        self.state.step * self.config.data.batch_rows as u64
+    }
+
+    /// Leaves the transcoder in `final`.
+    pub(super) fn finish(mut self, stream: &Stream<'_>, seconds: f64, data_wait_seconds: f64) -> Result<TrainedClt> {
+        self.parts.sinks.sync()?;
+        let result = self.run.result();
+        if !result.exists() {
+            files::write_folder(&result, |part| self.export(part, stream))?;
+        }
+        checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)?;
+        self.plot();
+        self.run.log(&format!(
+            "finished after {seconds:.1} s, of which {data_wait_seconds:.1} s were spent waiting for rows; the transcoder is in {}",
+            result.display()
+        ))?;
+        let (steps, rows) = (self.state.step, self.rows());
+        Ok(TrainedClt { name: self.name, result, steps, rows, last: self.last })
+    }
+}

@@ -1,0 +1,130 @@
+//! What a run is to do: its config resolved, its folders made or opened again.
+
+use std::path::Path;
+
+use circuitlab_core::{MetricSink, ParallelismStrategy, Registry, SparsityActivation, Spec, Transcoder};
+use serde_json::Value;
+
+use super::config::TrainConfig;
+use super::source;
+use super::trainer::{TrainRequest, TrainSummary, TrainedClt};
+use crate::cache::is_url;
+use crate::run::{Origin, RunFolder};
+use crate::saved;
+use crate::sink::{Sinks, jsonl};
+use crate::{Error, Result, config};
+
+/// Whether there is a run to go on with. One that was killed before it had a folder is begun.
+pub(super) fn continues(request: &TrainRequest<'_>) -> bool {
+    request.resume && RunFolder::check_free(request.out).is_err()
+}
+
+/// The config that the run has: the request's, or when going on the one in the run folder.
+pub(super) fn resolve(request: &TrainRequest<'_>) -> Result<TrainConfig> {
+    if is_url(request.out) {
+        return Err(Error::Invalid(format!(
+            "run `{}`: a run's folder is a local one; only caches lie in object stores",
+            request.out.display()
+        )));
+    }
+    if !continues(request) {
+        RunFolder::check_free(request.out)?;
+        let mut config = complete(request.config.clone().unwrap_or_default(), request.registry)?;
+        config.check()?;
+        // Sums over rows depend on how many threads share them, so the number is the run's and not the machine's.
+        config.compute.threads.get_or_insert_with(tch::get_num_threads);
+        return Ok(config);
+    }
+    let path = request.out.join("config.toml");
+    if !path.is_file() {
+        return Err(circuitlab_core::Error::format(request.out, "no run folder: it holds no `config.toml`").into());
+    }
+    request.registry.require(&format!("run `{}`", request.out.display()), &Origin::read(request.out)?.providers)?;
+    let own: TrainConfig = config::resolve(Some(&path), &[], Value::Null)?;
+    own.check()?;
+    let own = complete(own, request.registry)?;
+    let given = request.config.clone().map(|mut given| {
+        given.compute.threads = given.compute.threads.or(own.compute.threads);
+        // Libraries may have moved; the plugins in them are compared.
+        given.plugins.clone_from(&own.plugins);
+        complete(given, request.registry)
+    });
+    if given.transpose()?.is_some_and(|given| given != own) {
+        return Err(Error::Invalid(format!(
+            "a resumed run keeps its own config `{}`, and the one given differs from it; leave `--config`, `--set` and the flags that stand for settings (such as `--model`) away",
+            path.display()
+        )));
+    }
+    Ok(own)
+}
+
+/// The same with every plugin's defaults filled in, so that a later change of theirs does not change the run.
+fn complete(mut config: TrainConfig, registry: &Registry) -> Result<TrainConfig> {
+    config.transcoder = registry.complete::<dyn Transcoder>(&config.transcoder)?;
+    config.activation = registry.complete::<dyn SparsityActivation>(&config.activation)?;
+    config.strategy = registry.complete::<dyn ParallelismStrategy>(&config.strategy)?;
+    for sink in &mut config.metrics.sinks {
+        *sink = registry.complete::<dyn MetricSink>(sink)?;
+    }
+    config.activations = config.activations.map(source::placed);
+    let members = config.members()?;
+    for (clt, (_, member)) in config.clt.iter_mut().zip(members) {
+        let whole = |spec: Spec| -> Value { spec.into() };
+        if let Some(own) = clt.settings.get_mut("transcoder") {
+            *own = whole(registry.complete::<dyn Transcoder>(&member.transcoder)?);
+        }
+        if let Some(own) = clt.settings.get_mut("activation") {
+            *own = whole(registry.complete::<dyn SparsityActivation>(&member.activation)?);
+        }
+    }
+    Ok(config)
+}
+
+/// Opens the run folder that is there, or makes one.
+pub(super) fn folder(request: &TrainRequest<'_>, path: &Path, config: &TrainConfig, origin: &Origin) -> Result<RunFolder> {
+    if !(request.resume && path.join("config.toml").is_file()) {
+        return RunFolder::create(path, &config::to_toml(config)?, origin);
+    }
+    let run = RunFolder::open(path)?;
+    let known = Origin::read(path)?.cache;
+    if known == origin.cache {
+        return Ok(run);
+    }
+    let now = request.cache.map_or_else(|| "that of its own `activations`".to_owned(), |cache| format!("`{}`", cache.display()));
+    let what = format!("run `{}` was started on another cache than {now}", path.display());
+    Err(Error::mismatch(what, known, &origin.cache))
+}
+
+/// Empties a run folder, and removes it unless it is a link or a mount.
+pub(super) fn remove_run(path: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?.path();
+        if entry.is_dir() { std::fs::remove_dir_all(&entry)? } else { std::fs::remove_file(&entry)? }
+    }
+    std::fs::remove_dir(path)
+}
+
+/// What a finished run folder holds; nothing where the run is not finished. The process that made it may have been killed before it
+/// drew the plots.
+pub(super) fn finished(name: Option<&str>, run: &Path) -> Result<Option<TrainedClt>> {
+    let result = run.join("final");
+    if !result.exists() {
+        return Ok(None);
+    }
+    Sinks::plot(run)?;
+    let last = jsonl::read(run)?.and_then(|mut records| records.pop());
+    let (steps, rows) = saved::read_card(&result)?.circuitlab.map_or((0, 0), |known| (known.steps, known.rows));
+    Ok(Some(TrainedClt { name: name.map(str::to_owned), result, steps, rows, last }))
+}
+
+/// The summary of a run whose transcoders are all there already; nothing where some are not.
+pub(super) fn all_finished(request: &TrainRequest<'_>, config: &TrainConfig) -> Result<Option<TrainSummary>> {
+    let of_member = |(name, _): (Option<String>, TrainConfig)| finished(name.as_deref(), &member_path(request.out, name.as_deref()));
+    let clts: Option<Vec<TrainedClt>> = config.members()?.into_iter().map(of_member).collect::<Result<_>>()?;
+    Ok(clts.map(|clts| TrainSummary { clts, seconds: 0.0, data_wait_seconds: 0.0, was_finished: true }))
+}
+
+/// The run folder of one of several transcoders, or of the only one.
+pub(super) fn member_path(out: &Path, name: Option<&str>) -> std::path::PathBuf {
+    name.map_or_else(|| out.to_path_buf(), |name| out.join(name))
+}
