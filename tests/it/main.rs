@@ -12,6 +12,7 @@ mod pipeline;
 mod plan;
 mod plugins;
 mod ranks;
+mod several;
 mod store;
 mod text;
 mod topk;

@@ -8,6 +8,7 @@
 //! A pass moves 28 bytes a parameter in 32 bits, and does not compute for longer than that takes. Each number is stepped by itself and
 //! without fused multiplications, so that the result does not depend on the vector unit either.
 
+mod eight;
 mod rows;
 mod squares;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::slices::Element;
 
+pub use eight::{Numbers, SHARED, first_of, second_of, step_in_8_bits};
 pub use rows::{NEVER, Rows, settle, step};
 pub use squares::square_sum;
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use circuitlab_core::config::{DeviceName, FloatKind};
 use circuitlab_core::{Kind, PenaltyWeights, Spec};
 use serde::{Deserialize, Serialize};
+use tch::Device;
 
 use super::several::{self, CltConfig};
 use crate::cache::CacheConfig;
@@ -168,11 +169,25 @@ pub struct OptimiserConfig {
     pub epsilon: f64,
     /// The gradient is scaled down to this norm where it is longer. Default 1.
     pub clip_norm: f64,
+    /// What both moments of weights are kept in: `f32`, or `int8`, which takes a quarter of the memory. Biases and thresholds have
+    /// moments of 32 bits in either. A run in `f64` has them in `f64`. Default `f32`.
+    pub moments: MomentKind,
+}
+
+/// What Adam keeps moments in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MomentKind {
+    /// At least 32 bits.
+    #[default]
+    F32,
+    /// 8 bits, and two scales for 256 numbers.
+    Int8,
 }
 
 impl Default for OptimiserConfig {
     fn default() -> Self {
-        Self { learning_rate: 4e-4, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, clip_norm: 1.0 }
+        Self { learning_rate: 4e-4, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, clip_norm: 1.0, moments: MomentKind::F32 }
     }
 }
 
@@ -335,6 +350,11 @@ impl TrainConfig {
             "`f32`, `f64` or `bf16`",
             format!("{:?}", self.compute.dtype).to_lowercase(),
         )?;
+        if self.optimiser.moments == MomentKind::Int8 {
+            let dtype = self.compute.dtype;
+            check(dtype != FloatKind::F64, "optimiser.moments", "`f32` where `compute.dtype` is `f64`", "int8")?;
+            check(self.compute.device.0 == Device::Cpu, "optimiser.moments", "`f32` on this device; `int8` is for CPUs", "int8")?;
+        }
         several::check(self)
     }
 }

@@ -17,8 +17,8 @@ pub(crate) mod step;
 mod trainer;
 
 pub use config::{
-    ActivationsConfig, CheckpointConfig, ComputeConfig, DataConfig, InitConfig, MetricsConfig, OptimiserConfig, ScheduleConfig, SizeConfig,
-    SparsityConfig, TrainConfig,
+    ActivationsConfig, CheckpointConfig, ComputeConfig, DataConfig, InitConfig, MetricsConfig, MomentKind, OptimiserConfig, ScheduleConfig,
+    SizeConfig, SparsityConfig, TrainConfig,
 };
 pub use metrics::{Interval, StepMetrics, variance};
 pub use optimiser::{Adam, clip_scale, global_norm};

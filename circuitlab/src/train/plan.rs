@@ -11,7 +11,7 @@ use circuitlab_core::{Axis, Dims, ParallelismStrategy, ParameterSpec, Precision,
 use serde::Serialize;
 use tch::Device;
 
-use super::config::TrainConfig;
+use super::config::{MomentKind, TrainConfig};
 use super::resume::resolve;
 use super::schedule::Schedule;
 use super::source;
@@ -187,8 +187,9 @@ fn moment_bytes(specs: &[ParameterSpec], config: &TrainConfig) -> f64 {
 }
 
 fn moment_bytes_of(spec: &ParameterSpec, config: &TrainConfig) -> f64 {
-    let _ = spec;
-    Precision::Full.kind(placement(config).0).elt_size_in_bytes() as f64
+    let full = Precision::Full.kind(placement(config).0).elt_size_in_bytes() as f64;
+    // A byte, and a scale of 32 bits for 256 numbers.
+    if config.optimiser.moments == MomentKind::Int8 && spec.shape.len() > 1 { 1.0 + 4.0 / 256.0 } else { full }
 }
 
 /// The resolved config, and the layout of its ranks.

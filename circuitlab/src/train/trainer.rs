@@ -160,7 +160,11 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         let several = !config.clt.is_empty();
         let whole = several.then(|| folder(request, request.out, &config, &origin_of_all(request.registry, &stream, &config, &prepared)?));
-        let whole = whole.transpose()?;
+        let mut whole = whole.transpose()?;
+        if let Some(run) = &mut whole {
+            let names: Vec<&str> = prepared.iter().filter_map(|member| member.name.as_deref()).collect();
+            run.log(&format!("{} transcoders on one stream, each in its own folder: {}", names.len(), names.join(", ")))?;
+        }
         let share = prepared.first().map_or(Axis::SINGLE, |first| first.parts.strategy.mesh().data);
         let steps = prepared.first().map_or(0, |first| first.schedule.steps);
         let mut firsts: HashMap<usize, Batch> = HashMap::new();

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use circuitlab::recording::{Recording, optimiser};
+use circuitlab::train::{Adam, MomentKind, OptimiserConfig};
 use circuitlab_core::{PenaltyWeights, Registry};
 use tch::{Kind, Tensor};
 
@@ -71,4 +72,32 @@ fn recorded_runs_are_replayed_in_micro_batches() {
         replays("clt_golden.safetensors", form, micro_batches);
         replays("plt_golden.safetensors", form, micro_batches);
     }
+}
+
+/// The mean loss over the recorded batches after twenty rounds of them.
+fn trained(moments: MomentKind) -> f64 {
+    circuitlab_plugins::link();
+    let registry = Registry::linked().expect("no name twice");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/training/clt_golden.safetensors");
+    let mut recording = Recording::open(&registry, &path, Kind::Float, None, None).expect("a recording");
+    let mut params = recording.parameters("init").expect("initial parameters");
+    let mut adam = Adam::new(OptimiserConfig { moments, ..OptimiserConfig::default() }, &params);
+    let penalty = PenaltyWeights { lambda: 0.5, mu: 1e-5, tanh_scale: 4.0 };
+    let mut loss = 0.0;
+    for round in 0..20 {
+        loss = 0.0;
+        for batch in 0..12 {
+            let batch = recording.batch(batch).expect("a batch");
+            let got =
+                recording.replay(&mut params, &mut adam, &batch, penalty, if round < 15 { 1e-2 } else { 1e-3 }, false).expect("steps");
+            loss += (got.mse + got.sparsity + got.preact) / 12.0;
+        }
+    }
+    loss
+}
+
+#[test]
+fn moments_of_8_bits_lead_to_the_same_loss() {
+    let (full, eight) = (trained(MomentKind::F32), trained(MomentKind::Int8));
+    assert!((eight / full - 1.0).abs() < 0.03, "{eight} with moments of 8 bits, {full} with full ones");
 }

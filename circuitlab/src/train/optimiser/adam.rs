@@ -9,7 +9,7 @@ use super::kept::Kept;
 use crate::Result;
 use crate::train::OptimiserConfig;
 
-/// Adam. Moments are of at least 32 bits:
+/// Adam. Moments are of at least 32 bits, or of 8 where the config says so:
 ///
 /// ```text
 /// m = beta1 m + (1 - beta1) g        v = beta2 v + (1 - beta2) g^2
@@ -29,7 +29,8 @@ pub struct Adam {
 impl Adam {
     /// Moments of zero.
     pub fn new(config: OptimiserConfig, params: &Parameters) -> Self {
-        Self { config, steps: 0, kept: params.values().iter().map(Kept::new).collect() }
+        let kept = params.values().iter().map(|value| Kept::new(value, config.moments)).collect();
+        Self { config, steps: 0, kept }
     }
 
     /// Continues from the files of [`saved_moments`](Self::saved_moments) after `steps` steps.
@@ -37,8 +38,9 @@ impl Adam {
     /// # Errors
     /// Moments that do not fit the parameters.
     pub fn resume(config: OptimiserConfig, params: &Parameters, steps: u64, moments: [&TensorFile; 2]) -> Result<Self> {
-        let kept = params.specs().iter().zip(params.values()).map(|(spec, value)| Kept::read(value, spec, moments));
-        Ok(Self { config, steps, kept: kept.collect::<Result<_>>()? })
+        let kept = params.specs().iter().zip(params.values()).map(|(spec, value)| Kept::read(value, spec, config.moments, moments));
+        let kept = kept.collect::<Result<_>>()?;
+        Ok(Self { config, steps, kept })
     }
 
     /// Rounds the parameters to what a run in `kind` computes with, and keeps master copies of those that lose bits by it.
@@ -97,7 +99,7 @@ impl Adam {
                 return Err(CoreError::Invalid(message).into());
             }
             match spec.update {
-                Update::Gradient => kept.step(&by, value, gradient)?,
+                Update::Gradient => kept.step(&by, self.steps, value, gradient)?,
                 Update::Tracked => [kept.master.as_mut(), Some(value)].into_iter().flatten().for_each(|value| value.copy_(gradient)),
             }
         }
@@ -112,6 +114,7 @@ mod tests {
     use tch::Device;
 
     use super::*;
+    use crate::train::MomentKind;
 
     fn spec(name: &str, shape: &[i64], update: Update) -> ParameterSpec {
         let init = Init::Uniform { limit: 0.5 };
@@ -152,8 +155,8 @@ mod tests {
 
     #[test]
     fn a_resumed_optimiser_goes_on_to_the_bit() {
-        for beta1 in [0.0, 0.9] {
-            let config = OptimiserConfig { beta1, ..OptimiserConfig::default() };
+        for (beta1, moments) in [(0.0, MomentKind::F32), (0.9, MomentKind::F32), (0.9, MomentKind::Int8)] {
+            let config = OptimiserConfig { beta1, moments, ..OptimiserConfig::default() };
             let gradients = |at: i64| {
                 let row = Tensor::from_slice(&[1.0_f32, 0.0, -0.5]).g_mul_scalar(f64::from(i32::from(at % 2 == 0)));
                 [row.view([3, 1]).expand([3, 5], false), Tensor::from_slice(&[0.1_f32 * at as f32, 0.0, 1.0])]

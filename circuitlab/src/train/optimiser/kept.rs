@@ -1,19 +1,33 @@
 //! What Adam keeps of one parameter, and its step.
 
 use circuitlab_core::tensors::TensorFile;
-use circuitlab_core::{ParameterSpec, Precision};
+use circuitlab_core::{Error as CoreError, ParameterSpec, Precision};
 use circuitlab_kernels::adam::{NEVER, Real, Rows, Step, settle, step};
 use circuitlab_kernels::slices::{numbers, numbers_mut};
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 
+use super::eight::Eight;
 use crate::Result;
+use crate::train::config::MomentKind;
 
 /// The state of one parameter.
 #[derive(Debug)]
 pub(super) struct Kept {
     /// The parameter itself, where what is computed with is a rounded copy.
     pub(super) master: Option<Tensor>,
+    moments: Moments,
+}
+
+#[derive(Debug)]
+enum Moments {
+    Full(Full),
+    Eight(Eight),
+}
+
+/// Moments of at least 32 bits.
+#[derive(Debug)]
+struct Full {
     first: Tensor,
     second: Tensor,
     /// For each row how many steps it has missed, see [`Rows::missed`]; nothing where no row is passed over.
@@ -22,31 +36,29 @@ pub(super) struct Kept {
 
 impl Kept {
     /// Moments of zero.
-    pub(super) fn new(value: &Tensor) -> Self {
+    pub(super) fn new(value: &Tensor, moments: MomentKind) -> Self {
         let kind = Precision::Full.kind(value.kind());
         let zeros = || Tensor::zeros(value.size(), (kind, value.device()));
         let master = (kind != value.kind()).then(|| value.to_kind(kind));
-        Self { master, first: zeros(), second: zeros(), missed: vec![NEVER; rows(value)] }
+        let rows = rows(value);
+        // Vectors are few numbers, and what they do matters more than that of any one weight.
+        let moments = if moments == MomentKind::Int8 && rows > 0 && kind == Kind::Float {
+            Moments::Eight(Eight::new(value.numel()))
+        } else {
+            Moments::Full(Full { first: zeros(), second: zeros(), missed: vec![NEVER; rows] })
+        };
+        Self { master, moments }
     }
 
     /// Saved moments.
     ///
     /// # Errors
     /// Moments that are missing or of another shape.
-    pub(super) fn read(value: &Tensor, spec: &ParameterSpec, [first, second]: [&TensorFile; 2]) -> Result<Self> {
-        let mut kept = Self::new(value);
-        for (moment, file) in [(&mut kept.first, first), (&mut kept.second, second)] {
-            let saved = file.tensor(&spec.name, Some(moment.kind()), moment.device())?;
-            if saved.size() != moment.size() {
-                let message = format!("tensor `{}`: expected shape {:?}, got {:?}", spec.name, moment.size(), saved.size());
-                return Err(circuitlab_core::Error::format(file.path(), message).into());
-            }
-            *moment = saved;
-        }
-        if !kept.missed.is_empty() {
-            let begun = kept.first.ne(0.0).logical_or(&kept.second.ne(0.0)).flatten(1, -1).any_dim(1, false);
-            let begun = Vec::<bool>::try_from(begun).map_err(circuitlab_core::Error::from)?;
-            kept.missed = begun.into_iter().map(|begun| if begun { 0 } else { NEVER }).collect();
+    pub(super) fn read(value: &Tensor, spec: &ParameterSpec, moments: MomentKind, files: [&TensorFile; 2]) -> Result<Self> {
+        let mut kept = Self::new(value, moments);
+        match &mut kept.moments {
+            Moments::Full(full) => full.read(&spec.name, files)?,
+            Moments::Eight(eight) => eight.read(&spec.name, files)?,
         }
         Ok(kept)
     }
@@ -56,6 +68,56 @@ impl Kept {
     /// # Errors
     /// A system that gives no threads.
     pub(super) fn saved(&mut self, name: &str, beta2: f64) -> Result<[Vec<(String, Tensor)>; 2]> {
+        match &mut self.moments {
+            Moments::Full(full) => full.saved(name, beta2),
+            Moments::Eight(eight) => Ok(eight.saved(name)),
+        }
+    }
+
+    /// Steps the parameter along its gradient; `t` is the number of the step.
+    ///
+    /// # Errors
+    /// A gradient of another shape, and a system that gives no threads.
+    pub(super) fn step(&mut self, by: &Step, t: u64, value: &mut Tensor, gradient: &Tensor) -> Result<()> {
+        let kind = Precision::Full.kind(value.kind());
+        let gradient = gradient.f_to_kind(kind).and_then(|gradient| gradient.f_contiguous()).map_err(CoreError::from)?;
+        match (&mut self.moments, value.device(), kind) {
+            (Moments::Eight(eight), ..) => {
+                let (value, rounded) = split(value, &mut self.master)?;
+                eight.step(by, t, value, rounded, &gradient)
+            }
+            (Moments::Full(full), Device::Cpu, Kind::Float) => full.step_rows::<f32>(by, value, &mut self.master, &gradient),
+            (Moments::Full(full), Device::Cpu, Kind::Double) => full.step_rows::<f64>(by, value, &mut self.master, &gradient),
+            (Moments::Full(full), ..) => {
+                full.step_by_libtorch(by, value, &mut self.master, &gradient * by.scale);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What is stepped, and the copy of 16 bits that follows it.
+fn split<'a>(value: &'a mut Tensor, master: &'a mut Option<Tensor>) -> Result<(&'a mut Tensor, Option<&'a mut [bf16]>)> {
+    Ok(match master {
+        Some(master) => (master, Some(numbers_mut::<bf16>(value)?)),
+        None => (value, None),
+    })
+}
+
+impl Full {
+    fn read(&mut self, name: &str, [first, second]: [&TensorFile; 2]) -> Result<()> {
+        for (moment, file) in [(&mut self.first, first), (&mut self.second, second)] {
+            read_like(moment, name, file)?;
+        }
+        if !self.missed.is_empty() {
+            let begun = self.first.ne(0.0).logical_or(&self.second.ne(0.0)).flatten(1, -1).any_dim(1, false);
+            let begun = Vec::<bool>::try_from(begun).map_err(CoreError::from)?;
+            self.missed = begun.into_iter().map(|begun| if begun { 0 } else { NEVER }).collect();
+        }
+        Ok(())
+    }
+
+    fn saved(&mut self, name: &str, beta2: f64) -> Result<[Vec<(String, Tensor)>; 2]> {
         self.settle(beta2)?;
         Ok([&self.first, &self.second].map(|moment| vec![(name.to_owned(), moment.shallow_clone())]))
     }
@@ -72,29 +134,9 @@ impl Kept {
         Ok(())
     }
 
-    /// Steps the parameter along its gradient.
-    ///
-    /// # Errors
-    /// A gradient of another shape, and a system that gives no threads.
-    pub(super) fn step(&mut self, by: &Step, value: &mut Tensor, gradient: &Tensor) -> Result<()> {
-        let gradient =
-            gradient.f_to_kind(self.first.kind()).and_then(|gradient| gradient.f_contiguous()).map_err(circuitlab_core::Error::from)?;
-        match (value.device(), self.first.kind()) {
-            (Device::Cpu, Kind::Float) => self.step_rows::<f32>(by, value, &gradient),
-            (Device::Cpu, Kind::Double) => self.step_rows::<f64>(by, value, &gradient),
-            _ => {
-                self.step_by_libtorch(by, value, &gradient * by.scale);
-                Ok(())
-            }
-        }
-    }
-
-    fn step_rows<T: Real>(&mut self, by: &Step, value: &mut Tensor, gradient: &Tensor) -> Result<()> {
+    fn step_rows<T: Real>(&mut self, by: &Step, value: &mut Tensor, master: &mut Option<Tensor>, gradient: &Tensor) -> Result<()> {
         let defers = !self.missed.is_empty();
-        let (value, rounded) = match &mut self.master {
-            Some(master) if value.kind() == Kind::BFloat16 => (master, Some(numbers_mut::<bf16>(value)?)),
-            _ => (value, None),
-        };
+        let (value, rounded) = split(value, master)?;
         Ok(step(
             by,
             Rows {
@@ -109,8 +151,8 @@ impl Kept {
         )?)
     }
 
-    fn step_by_libtorch(&mut self, by: &Step, value: &mut Tensor, gradient: Tensor) {
-        let Self { master, first, second, .. } = self;
+    fn step_by_libtorch(&mut self, by: &Step, value: &mut Tensor, master: &mut Option<Tensor>, gradient: Tensor) {
+        let Self { first, second, .. } = self;
         let _ = first.lerp_(&gradient, 1.0 - by.beta1);
         let _ = second.g_mul_scalar_(by.beta2).addcmul_(&(&gradient * (1.0 - by.beta2)), &gradient);
         drop(gradient);
@@ -121,6 +163,17 @@ impl Kept {
             value.copy_(master);
         }
     }
+}
+
+/// Reads a tensor in place of one of the same type and shape.
+pub(super) fn read_like(tensor: &mut Tensor, name: &str, file: &TensorFile) -> Result<()> {
+    let saved = file.tensor(name, Some(tensor.kind()), tensor.device())?;
+    if saved.size() != tensor.size() {
+        let message = format!("tensor `{name}`: expected shape {:?}, got {:?}", tensor.size(), saved.size());
+        return Err(CoreError::format(file.path(), message).into());
+    }
+    *tensor = saved;
+    Ok(())
 }
 
 /// How many rows of a parameter may be passed over by themselves.

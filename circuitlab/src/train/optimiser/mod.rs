@@ -4,6 +4,7 @@
 //! multiplied in as gradients are read. On other devices it is a few operations of libtorch.
 
 mod adam;
+mod eight;
 mod kept;
 mod norm;
 
