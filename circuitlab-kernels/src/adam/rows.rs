@@ -7,6 +7,7 @@
 
 use circuitlab_core::{Error, Result};
 use half::bf16;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{Factors, Real, Step};
@@ -47,7 +48,7 @@ pub fn step<T: Real>(step: &Step, rows: Rows<'_, T>) -> Result<()> {
     let factors = Factors::new(step);
     let blocks = rows.blocks();
     pool()?.install(|| {
-        blocks.into_par_iter().for_each(|block| pulp::Arch::new().dispatch(|| block.step(&factors)));
+        blocks.into_par_iter().for_each(|rows| Arch::new().dispatch(StepRows { rows, factors: &factors }));
     });
     Ok(())
 }
@@ -63,16 +64,48 @@ pub fn settle<T: Real>(beta2: f64, width: usize, first: &mut [T], second: &mut [
     let beta2 = T::of(beta2);
     pool()?.install(|| {
         let rows = first.par_chunks_mut(width).zip(second.par_chunks_mut(width)).zip(missed);
-        rows.for_each(|((first, second), missed)| pulp::Arch::new().dispatch(|| make_up(beta2, first, second, missed)));
+        rows.for_each(|((first, second), missed)| Arch::new().dispatch(MakeUp { beta2, first, second, missed }));
     });
     Ok(())
+}
+
+/// [`Rows::step`] for a vector unit. A closure in its place is not compiled for it, unless it is short.
+struct StepRows<'a, 'b, T> {
+    rows: Rows<'a, T>,
+    factors: &'b Factors<T>,
+}
+
+impl<T: Real> WithSimd for StepRows<'_, '_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        self.rows.step(self.factors);
+    }
+}
+
+/// [`make_up`] for a vector unit.
+struct MakeUp<'a, T> {
+    beta2: T,
+    first: &'a mut [T],
+    second: &'a mut [T],
+    missed: &'a mut u32,
+}
+
+impl<T: Real> WithSimd for MakeUp<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        make_up(self.beta2, self.first, self.second, self.missed);
+    }
 }
 
 fn misfit(what: &str, lengths: [usize; 3]) -> Error {
     Error::Invalid(format!("{what}: a parameter, its moments and its gradient are of different lengths: {lengths:?}"))
 }
 
-impl<'a, T: Real> Rows<'a, T> {
+impl<T: Real> Rows<'_, T> {
     fn check(&self) -> Result<()> {
         let length = self.value.len();
         let rounded = self.rounded.as_ref().is_none_or(|rounded| rounded.len() == length);
@@ -93,7 +126,7 @@ impl<'a, T: Real> Rows<'a, T> {
         let mut missed = self.missed.map(|missed| missed.chunks_mut(rows));
         let moments = self.first.chunks_mut(length).zip(self.second.chunks_mut(length));
         let values = self.value.chunks_mut(length).zip(self.gradient.chunks(length));
-        let block = |((value, gradient), (first, second)): ((&'a mut [T], &'a [T]), (&'a mut [T], &'a mut [T]))| Self {
+        let blocks = values.zip(moments).map(|((value, gradient), (first, second))| Self {
             width,
             value,
             rounded: rounded.as_mut().and_then(Iterator::next),
@@ -101,8 +134,8 @@ impl<'a, T: Real> Rows<'a, T> {
             second,
             gradient,
             missed: missed.as_mut().and_then(Iterator::next),
-        };
-        values.zip(moments).map(block).collect()
+        });
+        blocks.collect()
     }
 
     #[inline(always)]
@@ -136,7 +169,7 @@ impl<'a, T: Real> Rows<'a, T> {
 
 #[inline(always)]
 fn is_zero<T: Real>(numbers: &[T]) -> bool {
-    numbers.chunks(64).all(|numbers| numbers.iter().fold(true, |zero, number| zero & (*number == T::ZERO)))
+    numbers.chunks(64).all(|numbers| numbers.iter().filter(|number| **number != T::ZERO).count() == 0)
 }
 
 /// What the missed steps would have done to the moments of a row, all of them without gradient and with a `beta1` of 0.

@@ -1,6 +1,7 @@
 //! Sums of squares, for the norm of a gradient.
 
 use circuitlab_core::Result;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::Real;
@@ -17,9 +18,20 @@ const LANES: usize = 16;
 /// # Errors
 /// A system that gives no threads.
 pub fn square_sum<T: Real>(numbers: &[T]) -> Result<f64> {
-    let sums: Vec<f64> =
-        pool()?.install(|| numbers.par_chunks(BLOCK).map(|block| pulp::Arch::new().dispatch(|| of_block(block))).collect());
+    let sums: Vec<f64> = pool()?.install(|| numbers.par_chunks(BLOCK).map(|block| Arch::new().dispatch(OfBlock(block))).collect());
     Ok(sums.iter().sum())
+}
+
+/// [`of_block`] for a vector unit.
+struct OfBlock<'a, T>(&'a [T]);
+
+impl<T: Real> WithSimd for OfBlock<'_, T> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f64 {
+        of_block(self.0)
+    }
 }
 
 #[inline(always)]

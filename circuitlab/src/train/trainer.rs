@@ -1,6 +1,7 @@
 //! The training loop: one stream of rows, and every transcoder that is trained on it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,7 +21,7 @@ use super::state::{Parts, placement};
 use crate::cache::{Loader, LoaderOptions, SamplerState};
 use crate::run::{Origin, RunFolder};
 use crate::sink::{Record, names};
-use crate::{Error, Progress, Result, plugins};
+use crate::{Progress, Result, plugins};
 
 /// What to train, and where.
 #[derive(Debug)]
@@ -291,13 +292,15 @@ fn origin_of_all(registry: &Registry, stream: &Stream<'_>, config: &TrainConfig,
 /// The first rows of the run, which biases are set from; read once for each number of them. They are trained on too.
 fn first_rows(read: &mut HashMap<usize, Batch>, stream: &Stream<'_>, config: &TrainConfig) -> Result<Batch> {
     let rows = config.init.rows.min(usize::try_from(stream.rows.count()).unwrap_or(usize::MAX));
-    if !read.contains_key(&rows) {
-        let state = SamplerState { seed: config.seed, drawn_rows: 0 };
-        let options = LoaderOptions { batch_rows: rows, ..loader_options(config, stream) };
-        let mut loader = Loader::start(stream.rows.clone(), state, &options)?;
-        read.insert(rows, to_device(&loader.next()?.batch, config));
-    }
-    let known = read.get(&rows).ok_or_else(|| Error::Invalid("the first rows are gone".to_owned()))?;
+    let known = match read.entry(rows) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(place) => {
+            let state = SamplerState { seed: config.seed, drawn_rows: 0 };
+            let options = LoaderOptions { batch_rows: rows, ..loader_options(config, stream) };
+            let mut loader = Loader::start(stream.rows.clone(), state, &options)?;
+            place.insert(to_device(&loader.next()?.batch, config))
+        }
+    };
     Ok(Batch { inputs: known.inputs.shallow_clone(), targets: known.targets.shallow_clone() })
 }
 
