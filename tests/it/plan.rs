@@ -114,3 +114,18 @@ fn layouts_that_do_not_fit_are_refused() {
     let output = circuitlab(["train", "--out", arg(&out), "--cache", "nowhere", "--ranks", "2"]).output().expect("the program starts");
     assert_eq!(output.status.code(), Some(2), "a plan's flags need `--dry-run`");
 }
+
+#[test]
+fn moments_of_8_bits_and_micro_batches_take_less() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let of = |extra: &[&str]| plan(&out, &[&LLAMA[..], extra].concat());
+    let part = |plan: &Value, name: &str| number(&plan["memory"][name]);
+    let (full, eight, parts) = (of(&[]), of(&["--set", "optimiser.moments=int8"]), of(&["--set", "data.micro_batch_rows=128"]));
+    let share = part(&eight, "moments") / part(&full, "moments");
+    assert!((share - (1.0 + 4.0 / 256.0) / 4.0).abs() < 1e-3, "{share}");
+    assert!(number(&eight["checkpoint_bytes"]) < 0.65 * number(&full["checkpoint_bytes"]));
+    assert!((part(&parts, "activations") / part(&full, "activations") - 0.125).abs() < 1e-9);
+    let several = of(&["--set", "clt=[{name='a'}, {name='b', size={expansion=16}}]"]);
+    assert!((part(&several, "weights") / part(&full, "weights") - 1.5).abs() < 1e-3);
+}

@@ -183,3 +183,28 @@ fn rows(value: &Tensor) -> usize {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_devices_operations_do_what_the_loops_do() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let mut value = Tensor::arange(35, (Kind::Float, Device::Cpu)).view([5, 7]).sin_().to_kind(kind);
+            let mut other = value.copy();
+            let (mut loops, mut operations) = (Kept::new(&value, MomentKind::F32), Kept::new(&other, MomentKind::F32));
+            for t in 1..=4 {
+                let gradient = Tensor::arange(35, (Kind::Float, Device::Cpu)).view([5, 7]).g_mul_scalar(t as f64).cos();
+                let by = Step { scale: 0.7, ..Step::new(t, 1e-2, 0.9, 0.999, 1e-8) };
+                loops.step(&by, t, &mut value, &gradient).expect("steps");
+                let Moments::Full(full) = &mut operations.moments else { panic!("moments of 32 bits") };
+                full.step_by_libtorch(&by, &mut other, &mut operations.master, &gradient * by.scale);
+            }
+            let whole = |kept: &Kept, value: &Tensor| kept.master.as_ref().unwrap_or(value).copy();
+            let apart = (whole(&loops, &value) - whole(&operations, &other)).abs().max().double_value(&[]);
+            assert!(apart < 1e-6, "{kind:?}: {apart}");
+            assert_eq!((value.kind(), other.kind(), loops.master.is_some()), (kind, kind, kind == Kind::BFloat16));
+        }
+    }
+}
