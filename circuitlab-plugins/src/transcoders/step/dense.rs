@@ -38,6 +38,10 @@ pub(super) fn step(
     };
     let grad_targets = residual * (2.0 / mean_rows as f64);
 
+    if !context.accumulate {
+        // The last step's, before this one's take their place.
+        before.clear();
+    }
     let mut gradients = Vec::with_capacity(params.values().len());
     let mut active_rows = Vec::with_capacity(layers);
     for (index, source) in sources.into_iter().enumerate() {
