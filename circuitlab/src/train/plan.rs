@@ -95,7 +95,8 @@ pub fn plan(request: &TrainRequest<'_>, plan_for: &PlanFor) -> Result<Plan> {
     let members = config.members()?.into_iter().map(|(_, member)| member_cost(request, plan_for, &member, layout));
     let mut members = members.collect::<Result<Vec<_>>>()?.into_iter();
     let first = members.next().ok_or_else(|| Error::Invalid("there is nothing to train".to_owned()))?;
-    let MemberCost { parameters, memory, step, checkpoint_bytes, result_bytes, rows, rates } = members.fold(first, MemberCost::with);
+    let MemberCost { parameters, memory, step, checkpoint_bytes, result_bytes, rows, rates } =
+        members.fold(first, |sum, member| sum.with(&member));
     let step = rates.map_or(step, |rates| step.at(rates));
     let schedule = (rows.is_some() || config.schedule.steps.is_some()).then(|| Schedule::new(&config, rows.unwrap_or(0))).transpose()?;
     let steps = schedule.map(|schedule| schedule.steps);
@@ -131,7 +132,7 @@ struct MemberCost {
 
 impl MemberCost {
     /// Both on one stream.
-    fn with(self, other: Self) -> Self {
+    fn with(self, other: &Self) -> Self {
         Self {
             parameters: self.parameters + other.parameters,
             memory: self.memory.with(&other.memory),

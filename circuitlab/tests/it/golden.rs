@@ -58,12 +58,16 @@ fn replays(name: &str, form: &str, micro_batches: usize) {
 
 #[test]
 fn a_recorded_clt_run_is_replayed() {
-    FORMS.into_iter().for_each(|form| replays("clt_golden.safetensors", form, 1));
+    for form in FORMS {
+        replays("clt_golden.safetensors", form, 1);
+    }
 }
 
 #[test]
 fn a_recorded_plt_run_is_replayed() {
-    FORMS.into_iter().for_each(|form| replays("plt_golden.safetensors", form, 1));
+    for form in FORMS {
+        replays("plt_golden.safetensors", form, 1);
+    }
 }
 
 #[test]

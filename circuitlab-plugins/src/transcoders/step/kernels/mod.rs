@@ -14,6 +14,8 @@
 //! same gradient: the total over rows less the others. And the gradient of a threshold needs `sum <W_dec, E>` over the rows within the
 //! window: one product with the sum of these rows of `E` or, where the rows outside are fewer, with the total less these.
 
+#![allow(clippy::inline_always, reason = "a loop is compiled for a vector unit only where it is compiled into what asks for that unit")]
+
 mod backward;
 mod block;
 mod clock;

@@ -51,7 +51,7 @@ impl<R: Real> WithSimd for Select<'_, R> {
             let complement = half_window.is_some() && outside < near;
             if complement {
                 block.silent.rows.truncate(block.silent.rows.len() - near);
-                let far = products.iter().enumerate().filter(|(_, product)| !(**product + bias - theta > -reach));
+                let far = products.iter().enumerate().filter(|(_, product)| **product + bias - theta <= -reach);
                 block.silent.rows.extend(far.map(|(row, _)| row as u32));
             }
             if active + below < row_count {

@@ -30,7 +30,9 @@ pub(super) fn add_spread<S: Simd, R: Real>(
             Ok(mut group) => {
                 let factors = group.each_ref().map(|(_, factors)| *factors);
                 rows::add_all_rows(simd, group.each_mut().map(|(out, _)| &mut **out), factors, rows, stride);
-                group.iter().for_each(|(out, _)| squares += rows::dot(simd, out, out).wide());
+                for (out, _) in &group {
+                    squares += rows::dot(simd, out, out).wide();
+                }
             }
             Err(rest) => {
                 for (out, factors) in rest {

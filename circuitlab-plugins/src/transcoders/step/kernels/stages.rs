@@ -157,7 +157,7 @@ impl<R: Real> Step<'_, R> {
                     block,
                     scratch: &mut scratch.rows,
                 });
-                Ok([encoded, began.elapsed() - encoded].map(|time| time.as_secs_f64()))
+                Ok([encoded, began.elapsed().saturating_sub(encoded)].map(|time| time.as_secs_f64()))
             };
             let sum = |one: [f64; 2], other: [f64; 2]| Ok([one[0] + other[0], one[1] + other[1]]);
             let parts = blocks.par_iter_mut().zip(operands).with_max_len(1).map(encode);

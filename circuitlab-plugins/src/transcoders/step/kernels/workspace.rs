@@ -102,7 +102,7 @@ impl<R: Real> Workspace<R> {
 }
 
 /// The memory of the thread that asks.
-pub(super) fn own<'a>(scratch: &'a [Mutex<Scratch>]) -> MutexGuard<'a, Scratch> {
+pub(super) fn own(scratch: &[Mutex<Scratch>]) -> MutexGuard<'_, Scratch> {
     let thread = rayon::current_thread_index().unwrap_or(0) % scratch.len();
     scratch[thread].lock().unwrap_or_else(PoisonError::into_inner)
 }
