@@ -8,6 +8,10 @@
 //!
 //! The penalty terms reach `W_dec` through each feature's norm alone, so that part of its gradient is a multiple of the row.
 
+#[cfg(test)]
+#[path = "../../../tests/it/cases.rs"]
+#[allow(dead_code, reason = "the integration tests use all of it")]
+mod cases;
 mod dense;
 mod kernels;
 mod operations;

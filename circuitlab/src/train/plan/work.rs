@@ -143,8 +143,8 @@ mod tests {
         let one = Layout { data: 1, feature: 1, sharded: false };
         let work = Work::new(&*build("clt"), dims, one, 5, 2.0, 560.0).expect("three layers");
         // B L d F (3 L + 7), the cost of a dense CLT.
-        assert!((work.dense_flop - (5 * 3 * 4 * 10 * (3 * 3 + 7)) as f64).abs() < 1e-6);
-        assert!((work.encoder_flop - (2 * 5 * 3 * 4 * 10) as f64).abs() < 1e-6);
+        assert!((work.dense_flop - f64::from(5 * 3 * 4 * 10 * (3 * 3 + 7))).abs() < 1e-6);
+        assert!((work.encoder_flop - f64::from(2 * 5 * 3 * 4 * 10)).abs() < 1e-6);
         // Of each of the 2 entries, 3 products with decoders of 3, 2 and 1 targets, and one with the input.
         let entries = 5 * 2 * (2 * 4) * (10 + 7 + 4);
         assert!((work.sparse_flop - work.encoder_flop - f64::from(entries)).abs() < 1e-6);

@@ -8,11 +8,7 @@ use super::spread::Costs;
 use super::{Workspace, step};
 use crate::transcoders::dictionary::{Layer, layers};
 
-#[path = "../../../../tests/it/cases.rs"]
-#[allow(dead_code, reason = "this takes no part of it that autograd needs")]
-mod cases;
-
-use cases::{Built, Case, build, cases};
+use crate::transcoders::step::cases::{Built, Case, build, cases};
 
 fn registry() -> Registry {
     crate::link();

@@ -1,15 +1,11 @@
 //! Against autograd and the dense step.
 
-#[path = "../../../../tests/it/cases.rs"]
-#[allow(dead_code, reason = "the integration tests use all of it")]
-mod cases;
-
 use circuitlab_core::{Batch, Dims, Parameters, PenaltyWeights, Registry, Spec, StepContext, StepOutput, ThresholdForm};
 use proptest::prelude::*;
 use tch::{Kind, Tensor};
 
-use self::cases::{Built, Case, Regime, autograd, build, cases, close};
 use crate::transcoders::dictionary::{Layer, Reach, layers};
+use crate::transcoders::step::cases::{Built, Case, Regime, autograd, build, cases, close};
 use crate::transcoders::step::dense;
 
 fn reach(case: &Case) -> Reach {
@@ -234,5 +230,5 @@ fn entries_at_the_very_threshold_are_neither_active_nor_pulled() {
     assert_eq!(selected.entries.rows.numel() as i64 - active, 2 * case.rows, "all rows of two features");
     let got = whole(&case, &built);
     assert_same(&got, &dense_step(&case, &built), 1e-10).expect("the same");
-    assert_eq!(got.active_rows.narrow(1, 5, 2).sum(Kind::Double).double_value(&[]), 0.0);
+    assert!(got.active_rows.narrow(1, 5, 2).abs().max().double_value(&[]) < 0.5);
 }
