@@ -13,7 +13,8 @@ use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Factors, Real, Step};
+use super::{Factors, Step};
+use crate::real::Real;
 use crate::threads::pool;
 
 /// Numbers that share a scale.

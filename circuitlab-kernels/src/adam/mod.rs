@@ -14,76 +14,11 @@ mod squares;
 #[cfg(test)]
 mod tests;
 
-use std::ops::{Add, Div, Mul, Sub};
-
-use half::bf16;
-use half::slice::HalfFloatSliceExt;
-
-use crate::slices::Element;
+use crate::real::Real;
 
 pub use eight::{Numbers, SHARED, first_of, second_of, step_in_8_bits};
 pub use rows::{NEVER, Rows, settle, step};
 pub use squares::square_sum;
-
-/// A type that Adam computes in.
-pub trait Real:
-    Element + PartialEq + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> + Into<f64>
-{
-    /// Zero.
-    const ZERO: Self;
-
-    /// The nearest number.
-    fn of(number: f64) -> Self;
-
-    /// The square root.
-    #[must_use]
-    fn root(self) -> Self;
-
-    /// Rounds numbers to 16 bits, ties to even.
-    fn round(numbers: &[Self], to: &mut [bf16]);
-}
-
-impl Real for f32 {
-    const ZERO: Self = 0.0;
-
-    #[inline(always)]
-    fn of(number: f64) -> Self {
-        number as f32
-    }
-
-    #[inline(always)]
-    fn root(self) -> Self {
-        self.sqrt()
-    }
-
-    #[inline(always)]
-    fn round(numbers: &[Self], to: &mut [bf16]) {
-        // Without the branches of `bf16::from_f32`, which cost four times the rest of a step. No number that is stepped is NaN.
-        for (to, number) in to.iter_mut().zip(numbers) {
-            let bits = number.to_bits();
-            *to = bf16::from_bits((bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16);
-        }
-    }
-}
-
-impl Real for f64 {
-    const ZERO: Self = 0.0;
-
-    #[inline(always)]
-    fn of(number: f64) -> Self {
-        number
-    }
-
-    #[inline(always)]
-    fn root(self) -> Self {
-        self.sqrt()
-    }
-
-    #[inline(always)]
-    fn round(numbers: &[Self], to: &mut [bf16]) {
-        to.convert_from_f64_slice(numbers);
-    }
-}
 
 /// The numbers of one step.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -10,7 +10,8 @@ use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Factors, Real, Step};
+use super::{Factors, Step};
+use crate::real::Real;
 use crate::threads::pool;
 
 /// In place of a number of missed steps: both moments of the row are still zero.
@@ -145,7 +146,7 @@ impl<T: Real> Rows<'_, T> {
         };
         for (row, missed) in missed.iter_mut().enumerate() {
             let place = row * self.width..(row + 1) * self.width;
-            if (*missed == NEVER || factors.beta1 == T::ZERO) && is_zero(&self.gradient[place.clone()]) {
+            if (*missed == NEVER || factors.beta1 == T::default()) && is_zero(&self.gradient[place.clone()]) {
                 if *missed != NEVER {
                     *missed = (*missed + 1).min(NEVER - 1);
                 }
@@ -169,7 +170,7 @@ impl<T: Real> Rows<'_, T> {
 
 #[inline(always)]
 fn is_zero<T: Real>(numbers: &[T]) -> bool {
-    numbers.chunks(64).all(|numbers| numbers.iter().filter(|number| **number != T::ZERO).count() == 0)
+    numbers.chunks(64).all(|numbers| numbers.iter().filter(|number| **number != T::default()).count() == 0)
 }
 
 /// What the missed steps would have done to the moments of a row, all of them without gradient and with a `beta1` of 0.
@@ -178,7 +179,7 @@ fn make_up<T: Real>(beta2: T, first: &mut [T], second: &mut [T], missed: &mut u3
     if *missed == 0 || *missed == NEVER {
         return;
     }
-    first.fill(T::ZERO);
+    first.fill(T::default());
     for numbers in second.chunks_mut(64) {
         for _ in 0..*missed {
             for number in &mut *numbers {

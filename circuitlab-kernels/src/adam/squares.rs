@@ -4,7 +4,7 @@ use circuitlab_core::Result;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::Real;
+use crate::real::Real;
 use crate::threads::pool;
 
 /// Numbers that one thread sums before another may go on: the order of the sum does not depend on who does it.
@@ -39,14 +39,14 @@ fn of_block<T: Real>(block: &[T]) -> f64 {
     let mut sums = [0.0_f64; LANES];
     let mut add = |numbers: &[T; LANES]| {
         // Widened first and all of them: mixed with the sums, the compiler widens them one by one, at a fifth of the speed.
-        let wide: [f64; LANES] = std::array::from_fn(|lane| numbers[lane].into());
+        let wide: [f64; LANES] = std::array::from_fn(|lane| numbers[lane].wide());
         for (sum, number) in sums.iter_mut().zip(wide) {
             *sum += number * number;
         }
     };
     let (whole, rest) = block.as_chunks::<LANES>();
     whole.iter().for_each(&mut add);
-    let mut last = [T::ZERO; LANES];
+    let mut last = [T::default(); LANES];
     last[..rest.len()].copy_from_slice(rest);
     add(&last);
     sums.iter().sum()

@@ -3,7 +3,8 @@ use half::bf16;
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
-use super::{NEVER, Real, Rows, Step, settle, step};
+use super::{NEVER, Rows, Step, settle, step};
+use crate::real::Real;
 
 /// A parameter with all that Adam keeps.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,7 +18,7 @@ struct State<T> {
 
 impl<T: Real> State<T> {
     fn new(rows: usize, width: usize, seed: u64) -> Self {
-        let zeros = vec![T::ZERO; rows * width];
+        let zeros = vec![T::default(); rows * width];
         Self { width, value: numbers(rows * width, seed, "value"), first: zeros.clone(), second: zeros, missed: vec![NEVER; rows] }
     }
 
@@ -44,7 +45,7 @@ fn gradient<T: Real>(state: &State<T>, seed: u64, at: u64, silent: f64) -> Vec<T
     let mut stream = Stream::new(seed, "silent", at);
     for row in gradient.chunks_mut(state.width) {
         if stream.uniform() < silent {
-            row.fill(T::ZERO);
+            row.fill(T::default());
         }
     }
     gradient
@@ -66,7 +67,7 @@ fn at(t: u64, beta1: f64, scale: f64) -> Step {
 
 /// The largest difference of two tensors, in the size of the largest number.
 fn apart<T: Real>(got: &[T], want: &Tensor) -> f64 {
-    let got = Tensor::from_slice(&got.iter().map(|number| (*number).into()).collect::<Vec<f64>>());
+    let got = Tensor::from_slice(&got.iter().map(|number| (*number).wide()).collect::<Vec<f64>>());
     let want = want.to_kind(Kind::Double).flatten(0, -1);
     (got - &want).abs().max().double_value(&[]) / want.abs().max().double_value(&[]).max(1e-300)
 }
@@ -74,7 +75,7 @@ fn apart<T: Real>(got: &[T], want: &Tensor) -> f64 {
 fn agrees_with_libtorch<T: Real>(rows: usize, width: usize, beta1: f64, scale: f64, seed: u64, within: f64) {
     let mut state = State::<T>::new(rows, width, seed);
     let tensor = |numbers: &[T]| {
-        let double: Vec<f64> = numbers.iter().map(|number| (*number).into()).collect();
+        let double: Vec<f64> = numbers.iter().map(|number| (*number).wide()).collect();
         Tensor::from_slice(&double).to_kind(T::KIND).to_device(Device::Cpu)
     };
     let mut want = [tensor(&state.value), tensor(&state.first), tensor(&state.second)];
