@@ -262,10 +262,18 @@ impl Subject {
         let known = if plan_for.ranks.is_some() || plan_for.layout.is_some() { &single } else { config };
         let strategy: Arc<dyn ParallelismStrategy> = Arc::from(request.registry.build::<dyn ParallelismStrategy>(&known.strategy)?);
         let Parts { transcoder, activation, dims, .. } = Parts::build(request.registry, known, &source, &strategy)?;
-        // One window of chunks is read while another is trained on.
-        let windows = 2 * source.window_bytes(config.data.window_chunks);
+        let windows = windows(source.chunk_rows().len(), config.data.window_chunks);
+        let windows = windows.into_iter().map(|chunks| source.window_bytes(chunks)).sum();
         Ok(Self { transcoder, activation, dims, rows: Some(source.count()), windows })
     }
+}
+
+/// Chunks of the two windows that are in memory at most: one is read while another is trained on.
+fn windows(chunks: usize, window_chunks: usize) -> [usize; 2] {
+    let first = chunks.min(window_chunks);
+    // The last window of an epoch may be smaller; where it is the only one, the next epoch's follows.
+    let rest = chunks - first;
+    [first, if rest == 0 { first } else { rest.min(window_chunks) }]
 }
 
 /// What a step of the optimiser reads and writes of a rank: the gradient once; the parameter, or its master copy, and both moments twice;
@@ -278,4 +286,14 @@ fn optimiser_bytes(specs: &[ParameterSpec], layout: Layout, config: &TrainConfig
         3.0 * full + 4.0 * moment_bytes_of(spec, config) + if own < full { own } else { 0.0 }
     };
     specs.iter().map(|spec| layout.owned(spec) as f64 * of_number(spec)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::windows;
+
+    #[test]
+    fn two_windows_follow_each_other() {
+        assert_eq!([windows(9, 8), windows(3, 8), windows(40, 8), windows(16, 8)], [[8, 1], [3, 3], [8, 8], [8, 8]]);
+    }
 }

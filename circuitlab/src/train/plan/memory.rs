@@ -57,7 +57,8 @@ pub struct Memory {
     pub gathered: u64,
     /// What a step makes along its way.
     pub activations: u64,
-    /// A copy of the parameters with the normalisation folded in, when a checkpoint or the result is saved.
+    /// When a checkpoint or the result is saved: a copy of the parameters with the normalisation folded in, and the largest once more,
+    /// as it is made.
     pub saving: u64,
     /// Batches; in the host's memory.
     pub batches: u64,
@@ -88,7 +89,7 @@ impl Memory {
             gradients: owned * full,
             gathered: if layout.sharded { (0..sizes.dims.layers).map(gathered).max().unwrap_or(0) } else { 0 },
             activations: activations(sizes),
-            saving: owned * full,
+            saving: (owned + specs.iter().map(|spec| layout.owned(spec)).max().unwrap_or(0)) * full,
             batches: BATCHES * sizes.batch_rows * row * 2 * 4,
             windows: sizes.windows,
             process: sizes.process,
@@ -215,7 +216,7 @@ mod tests {
         assert_eq!((got.weights, got.masters, got.moments, got.gradients, got.gathered), (4 * 184, 0, 8 * 184, 4 * 184, 0));
         // 10 rows of 2 x 4 x 4 floats, and 2 x 8 entries a row: a quarter active at 16 bytes, three eighths known by row.
         assert_eq!(got.activations, 10 * (2 * 4 * 4 * 4) + (10 * 16 * 4 + 10 * 16 * 3 / 8 * 4) * 5 / 4);
-        assert_eq!((got.saving, got.batches, got.start), (4 * 184, 4 * 10 * 8 * 2 * 4, 2 * 100 * 8 * 2 * 4 + (16 << 22)));
+        assert_eq!((got.saving, got.batches, got.start), (4 * (184 + 64), 4 * 10 * 8 * 2 * 4, 2 * 100 * 8 * 2 * 4 + (16 << 22)));
         assert_eq!(got.peak(Device::Cpu), 5000 + 1000 + got.weights + got.start, "the start takes most of so small a run");
         let state = got.weights + got.moments + got.gradients + got.activations + got.saving;
         assert_eq!((got.peak(Device::Cuda(0)), got.host(Device::Cpu)), (state, None));
