@@ -70,15 +70,17 @@ impl Recording {
         };
         let dims = Dims { layers: layers as usize, d_model: d_model as usize, d_features: d_features as usize };
         let transcoder = transcoder.map_or_else(|| Self::transcoder(path), |given| Ok(given.clone()))?;
-        let activation = with_bandwidth(registry, &file, activation.cloned().unwrap_or_else(|| Spec::named("jumprelu")))?;
+        let activation = activation.cloned().unwrap_or_else(|| Spec::named("jumprelu"));
+        let names = [&transcoder, &activation].map(label);
+        let activation = with_bandwidth(registry, &file, activation)?;
         Ok(Self {
             file,
             kind,
             dims,
+            names,
             transcoder: registry.build::<dyn Transcoder>(&transcoder)?,
             activation: registry.build::<dyn SparsityActivation>(&activation)?,
             strategy: registry.build::<dyn ParallelismStrategy>(&Spec::named("single"))?,
-            names: [transcoder.name, activation.name],
             micro_batches: 1,
         })
     }
@@ -100,7 +102,7 @@ impl Recording {
         Self { micro_batches, ..self }
     }
 
-    /// The names of its transcoder and its activation.
+    /// The names of its transcoder and its activation, with the settings that were given.
     pub fn names(&self) -> &[String; 2] {
         &self.names
     }
@@ -188,6 +190,12 @@ impl Recording {
             stages,
         })
     }
+}
+
+/// What a component is called among others: its name, with the settings that keep it apart from one of the same name.
+fn label(spec: &Spec) -> String {
+    let settings: Vec<String> = spec.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    if settings.is_empty() { spec.name.clone() } else { format!("{} {}", spec.name, settings.join(" ")) }
 }
 
 fn number(file: &TensorFile, name: &str, kind: Kind) -> Result<f64> {

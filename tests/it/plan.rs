@@ -44,6 +44,7 @@ fn a_shape_is_enough_to_plan() {
     let sparse = number(&single["step"]["sparse_flop"]) / encoder;
     assert!(sparse > 1.0 && sparse < 1.1, "{sparse}");
     assert!(number(&single["step"]["least_seconds"]) < number(&single["step"]["dense_seconds"]));
+    assert!(number(&single["step"]["least_seconds"]) < number(&single["step"]["sparse_seconds"]));
 
     let steps = plan(&out, &[&LLAMA[..], &["--set", "schedule.steps=100"]].concat());
     assert_eq!(steps["rows"], 102_400);

@@ -125,7 +125,8 @@ fn work(plan: &Plan) -> impl Iterator<Item = (String, String)> {
         (format!("FLOP of a step{each}, sparse with {} active of a layer", step.l0), human::count(step.sparse_flop)),
         (format!("FLOP of a step{each}, dense"), human::count(step.dense_flop)),
         (format!("time of a step{each}, at least"), seconds(step.least_seconds)),
-        (format!("time of a step{each}, dense"), seconds(step.dense_seconds)),
+        (format!("time of a step{each}, sparse with {} active of a layer", step.l0), seconds(step.sparse_seconds)),
+        (format!("time of a step{each}, dense, at least"), seconds(step.dense_seconds)),
     ]
     .into_iter()
     .chain(rates)

@@ -4,6 +4,7 @@
 //! loop over rows. All of them fuse multiplications with additions, and sum in an order that depends on the vector unit alone.
 
 mod memory;
+mod rate;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ use pulp::Simd;
 use crate::real::Real;
 
 pub use memory::{prefetch, write_past_caches, written};
+pub use rate::flop_per_s;
 pub use scan::{Scan, scan};
 
 /// Vectors that one accumulation keeps in registers at a time.

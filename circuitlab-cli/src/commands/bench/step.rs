@@ -24,6 +24,8 @@ struct Case {
 
 pub(super) fn run(args: &BenchStepArgs, context: &Context) -> anyhow::Result<()> {
     ensure!(args.steps > 0, "--steps: expected at least 1, got 0");
+    let compared = args.transcoder.len().max(1) * args.activation.len().max(1);
+    ensure!(!args.stages || compared == 1, "--stages: expected one transcoder and one activation, got {compared} pairs");
     circuitlab::device::set_threads(args.threads)?;
     let _no_grad = tch::no_grad_guard();
     let mut cases = cases(args, context)?;

@@ -2,7 +2,8 @@
 
 use circuitlab_core::tensors::TensorFile;
 use circuitlab_core::{Error as CoreError, ParameterSpec, Precision};
-use circuitlab_kernels::adam::{NEVER, Real, Rows, Step, settle, step};
+use circuitlab_kernels::adam::{NEVER, Rows, Step, settle, step};
+use circuitlab_kernels::real::Real;
 use circuitlab_kernels::slices::{numbers, numbers_mut};
 use half::bf16;
 use tch::{Device, Kind, Tensor};

@@ -21,13 +21,19 @@ pub struct Work {
     pub sparse_flop: f64,
     /// Those of all products, all of them dense.
     pub dense_flop: f64,
+    /// Those of entries alone, that is of all but the encoders' products, with three silent entries near the threshold for each active one.
+    pub entry_flop: f64,
+    /// Bytes of decoders that a step over entries reads, twice, and of their gradients, which it writes.
+    pub decoder_bytes: f64,
     /// Bytes that the optimiser reads and writes.
     pub optimiser_bytes: f64,
     /// What the machine can do, where it was measured.
     pub rates: Option<Rates>,
     /// Seconds that no step is below: the encoders' products and the optimiser's pass.
     pub least_seconds: Option<f64>,
-    /// Seconds of a dense step.
+    /// About what a step over active entries takes: those, the entries' products, and the decoders' way through memory.
+    pub sparse_seconds: Option<f64>,
+    /// Seconds of a dense step's products and of the optimiser's pass; what goes over all entries one by one comes on top.
     pub dense_seconds: Option<f64>,
 }
 
@@ -36,6 +42,8 @@ pub struct Work {
 pub struct Rates {
     /// Operations of an encoder's product in a second.
     pub flop_per_s: f64,
+    /// Operations in a second of all threads that add up rows by places.
+    pub entry_flop_per_s: f64,
     /// Bytes that a copy reads and writes in a second.
     pub bytes_per_s: f64,
 }
@@ -49,21 +57,26 @@ impl Work {
         let Dims { layers, d_model, d_features } = dims;
         let features = d_features.div_ceil(layout.feature.max(1)) as f64;
         let (rows, width, l0_of_rank) = (rows as f64, d_model as f64, l0 * features / d_features.max(1) as f64);
-        let (mut dense, mut sparse) = (0.0, 0.0);
+        let (mut dense, mut sparse, mut near, mut decoders) = (0.0, 0.0, 0.0, 0.0);
         for source in 0..layers {
             let targets = transcoder.targets(dims, source)?.len() as f64;
             // The encoder's product and its gradient, and for each target the decoder's and its two gradients.
             dense += 2.0 * width * features * (2.0 + 3.0 * targets);
             sparse += 2.0 * width * (features + l0_of_rank * (1.0 + 3.0 * targets));
+            near += 2.0 * width * 3.0 * l0_of_rank * targets;
+            decoders += width * features * targets;
         }
         Ok(Self {
             l0,
             encoder_flop: rows * 2.0 * width * features * layers as f64,
             sparse_flop: rows * sparse,
             dense_flop: rows * dense,
+            entry_flop: rows * (sparse + near) - rows * 2.0 * width * features * layers as f64,
+            decoder_bytes: 3.0 * 4.0 * decoders,
             optimiser_bytes,
             rates: None,
             least_seconds: None,
+            sparse_seconds: None,
             dense_seconds: None,
         })
     }
@@ -74,6 +87,8 @@ impl Work {
             encoder_flop: self.encoder_flop + other.encoder_flop,
             sparse_flop: self.sparse_flop + other.sparse_flop,
             dense_flop: self.dense_flop + other.dense_flop,
+            entry_flop: self.entry_flop + other.entry_flop,
+            decoder_bytes: self.decoder_bytes + other.decoder_bytes,
             optimiser_bytes: self.optimiser_bytes + other.optimiser_bytes,
             ..self
         }
@@ -82,7 +97,10 @@ impl Work {
     /// The same with times, from a machine's rates.
     pub(super) fn at(self, rates: Rates) -> Self {
         let seconds = |flop: f64| Some(flop / rates.flop_per_s + self.optimiser_bytes / rates.bytes_per_s);
-        Self { rates: Some(rates), least_seconds: seconds(self.encoder_flop), dense_seconds: seconds(self.dense_flop), ..self }
+        let entries = self.entry_flop / rates.entry_flop_per_s + self.decoder_bytes / rates.bytes_per_s;
+        let least_seconds = seconds(self.encoder_flop);
+        let sparse_seconds = least_seconds.map(|least| least + entries);
+        Self { rates: Some(rates), least_seconds, sparse_seconds, dense_seconds: seconds(self.dense_flop), ..self }
     }
 }
 
@@ -111,7 +129,8 @@ impl Rates {
         let numbers = COPIED_BYTES / kind.elt_size_in_bytes() as i64;
         let (from, mut to) = (Tensor::ones([numbers], options), Tensor::zeros([numbers], options));
         let bytes_per_s = 2.0 * COPIED_BYTES as f64 / shortest(|| to.copy_(black_box(&from)));
-        Self { flop_per_s, bytes_per_s }
+        let threads = f64::from(tch::get_num_threads().max(1));
+        Self { flop_per_s, entry_flop_per_s: threads * circuitlab_kernels::rows::flop_per_s(), bytes_per_s }
     }
 }
 
