@@ -171,6 +171,10 @@ impl Recording {
         let output = gradient(&mut *self.transcoder, params, batch, context, self.micro_batches)?;
         let gradients = if keep_gradients { output.gradients.iter().map(Tensor::copy).collect() } else { Vec::new() };
         let gradient_norm = global_norm(&output.gradients, output.gradient_squares.as_deref(), params, &*self.strategy)?;
+        if !gradient_norm.is_finite() {
+            let what = format!("the gradient is {gradient_norm}: a parameter, a row or a scalar is not finite, or too large");
+            return Err(CoreError::format(self.file.path(), what).into());
+        }
         let stepped = Instant::now();
         adam.step(params, &output.gradients, learning_rate, clip_scale(gradient_norm, 1.0))?;
         let mut stages = output.stages;

@@ -154,6 +154,31 @@ fn sixteen_bit_weights_are_computed_with_in_full() {
 }
 
 #[test]
+fn what_is_not_a_number_shows_in_every_form() {
+    let case = plain_case("clt", 11);
+    for form in FORMS {
+        for place in ["inputs", "targets", "b_enc_1", "W_enc_0", "log_threshold_2", "W_dec_1", "b_dec_0"] {
+            let mut built = build(&case, &registry());
+            let spoilt = |of: &Tensor| {
+                let spoilt = of.copy();
+                let _ = spoilt.view([-1]).get(3).fill_(f64::NAN);
+                spoilt
+            };
+            match place {
+                "inputs" => built.batch.inputs = spoilt(&built.batch.inputs),
+                "targets" => built.batch.targets = spoilt(&built.batch.targets),
+                name => built.params.set(name, spoilt(built.params.get(name).expect("named"))).expect("same shape"),
+            }
+            let output = step(&mut *in_form(&case, form), &built, &case);
+            let square: f64 = output.gradients.iter().map(|gradient| gradient.square().sum(Kind::Double).double_value(&[])).sum();
+            assert!(!square.is_finite(), "{form}: a NaN in {place} gives a gradient that is finite");
+            let told: Option<f64> = output.gradient_squares.map(|squares| squares.iter().sum());
+            assert!(told.is_none_or(|square| !square.is_finite()), "{form}: a NaN in {place} gives finite squares");
+        }
+    }
+}
+
+#[test]
 fn a_form_that_cannot_be_had_is_refused() {
     let case = plain_case("clt", 9);
     let topk = registry().build::<dyn circuitlab_core::SparsityActivation>(&Spec::named("topk")).expect("builds");

@@ -151,6 +151,12 @@ fn member_cost(request: &TrainRequest<'_>, plan_for: &PlanFor, config: &TrainCon
     if let Some(rows) = rows {
         Schedule::new(config, rows)?;
     }
+    if layout.feature > dims.d_features {
+        return Err(Error::Invalid(format!("{} features are too few for {} feature ranks", dims.d_features, layout.feature)));
+    }
+    if plan_for.l0 > dims.d_features as f64 && plan_for.l0 > PlanFor::default().l0 {
+        return Err(Error::Invalid(format!("l0: a layer has {} features, of which {} cannot be active", dims.d_features, plan_for.l0)));
+    }
     let specs = transcoder.parameters(dims, &*activation)?;
     let batch_rows = (config.data.batch_rows as u64).div_ceil(layout.data as u64);
     let pieces = pieces(&config.data, Axis { rank: 0, size: layout.data }) as u64;

@@ -167,9 +167,13 @@ mod tests {
         // Of each of the 2 entries, 3 products with decoders of 3, 2 and 1 targets, and one with the input.
         let entries = 5 * 2 * (2 * 4) * (10 + 7 + 4);
         assert!((work.sparse_flop - work.encoder_flop - f64::from(entries)).abs() < 1e-6);
-        let timed = work.at(Rates { flop_per_s: 1200.0, bytes_per_s: 560.0 });
+        let timed = work.at(Rates { flop_per_s: 1200.0, entry_flop_per_s: 300.0, bytes_per_s: 560.0 });
         assert_eq!(timed.least_seconds, Some(1.0 + 1.0));
         assert_eq!(timed.dense_seconds, Some(8.0 + 1.0));
+        // Three silent entries for each active one go through the decoders once more; 4 x 10 x (3 + 2 + 1) weights, 12 bytes each.
+        let near = 5 * 2 * (2 * 4) * 3 * (3 + 2 + 1);
+        let more = f64::from(entries + near) / 300.0 + f64::from(12 * 4 * 10 * 6) / 560.0;
+        assert!((timed.sparse_seconds.expect("measured") - 2.0 - more).abs() < 1e-9);
 
         let half = Work::new(&*build("plt"), dims, Layout { feature: 2, ..one }, 5, 2.0, 0.0).expect("three layers");
         assert!((half.encoder_flop - work.encoder_flop / 2.0).abs() < 1e-6);

@@ -34,7 +34,7 @@ impl<R: Real> WithSimd for Select<'_, R> {
         let reach = half_window.unwrap_or_default();
         for (feature, (&bias, &theta)) in biases.iter().zip(thresholds).enumerate() {
             let products = &products[feature * row_count..][..row_count];
-            let rows::Scan { below, gap, found } = rows::scan(simd, products, bias, theta, reach, scratch);
+            let rows::Scan { below, mut gap, found } = rows::scan(simd, products, bias, theta, reach, scratch);
             let before = block.values.len();
             for &row in &scratch[..found] {
                 let value = products[row as usize] + bias;
@@ -56,7 +56,12 @@ impl<R: Real> WithSimd for Select<'_, R> {
             }
             if active + below < row_count {
                 let ties = products.iter().enumerate().filter(|(_, product)| **product + bias == theta);
+                let known = block.ties.len();
                 block.ties.extend(ties.map(|(row, _)| (feature, row as u32)));
+                if active + below + block.ties.len() - known < row_count {
+                    // What is neither above, below nor at the threshold is not a number. It must show in the loss and in the gradient.
+                    gap = R::of(f64::NAN);
+                }
             }
             block.active.close();
             block.silent.close();

@@ -38,9 +38,7 @@ pub(in super::super) fn step<R: Real, W: Stored<R>>(
     let mut work = match kept.take() {
         Some(work) if work.fits(dims, rows, params) => work,
         // A micro-batch with fewer rows is added to those before it.
-        Some(work) if work.fits(dims, work.rows, params) => {
-            Workspace { gradients: work.gradients, norms: work.norms, ..Workspace::new(dims, rows, params)? }
-        }
+        Some(work) if work.fits(dims, work.rows, params) => work.with_rows(rows)?,
         _ => Workspace::new(dims, rows, params)?,
     };
     work.prepare(pool.current_num_threads())?;

@@ -53,7 +53,19 @@ pub(in super::super) struct Workspace<R> {
 impl<R: Real> Workspace<R> {
     /// Memory for batches of `rows`.
     pub(super) fn new(dims: Dims, rows: usize, params: &Parameters) -> Result<Self> {
-        let options = (R::KIND, Device::Cpu);
+        let zeros = |value: &Tensor| Tensor::f_zeros(value.size(), (R::KIND, Device::Cpu));
+        let gradients = params.values().iter().map(zeros).collect::<Result<_, _>>()?;
+        let norms = vec![vec![R::default(); dims.d_features]; dims.layers];
+        Self::from_parts(dims, rows, gradients, norms, Costs::measure::<R>())
+    }
+
+    /// The same for other numbers of rows: what the micro-batches so far have left stays.
+    pub(super) fn with_rows(self, rows: usize) -> Result<Self> {
+        let Self { dims, gradients, norms, costs, .. } = self;
+        Self::from_parts(dims, rows, gradients, norms, costs)
+    }
+
+    fn from_parts(dims: Dims, rows: usize, gradients: Vec<Tensor>, norms: Vec<Vec<R>>, costs: Costs) -> Result<Self> {
         let (least, most) = BLOCK_FEATURES;
         let block_features = (BLOCK_BYTES / (rows * size_of::<R>()).max(1)).clamp(least, most);
         let starts = || (0..dims.d_features).step_by(block_features);
@@ -67,11 +79,11 @@ impl<R: Real> Workspace<R> {
             layers: (0..dims.layers).map(|_| blocks()).collect(),
             norm_squares: vec![Vec::new(); tiles.len()],
             tiles,
-            error: Tensor::f_zeros([rows as i64 * numbers], options)?,
+            error: Tensor::f_zeros([rows as i64 * numbers], (R::KIND, Device::Cpu))?,
             error_total: vec![R::default(); numbers as usize],
-            norms: vec![vec![R::default(); dims.d_features]; dims.layers],
-            gradients: params.values().iter().map(|value| Tensor::f_zeros(value.size(), options)).collect::<Result<_, _>>()?,
-            costs: Costs::measure::<R>(),
+            norms,
+            gradients,
+            costs,
             scratch: Vec::new(),
         })
     }
