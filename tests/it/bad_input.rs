@@ -138,7 +138,7 @@ fn training_that_cannot_be_done() {
     fails(&with(args.clone(), &["--set", "data.batch_rows=100000000000000"]), &["batch_rows"]);
     fails(&with(args.clone(), &["--set", "schedule.steps=9000000000000000000"]), &["more than can be counted"]);
     fails(&with(args.clone(), &["--set", "compute.threads=100000000"]), &["100000000", "threads", "1024"]);
-    fails(&with(args.clone(), &["--set", "activation.threshold=1e300"]), &["gradient", "step 0"]);
+    fails(&with(args.clone(), &["--set", "activation.threshold=1e300"]), &["initial weights", "`activation.threshold`"]);
     fails(&with(args.clone(), &["--dry-run", "--strategy", "fsdp"]), &["unknown strategy `fsdp`"]);
     assert!(!out.exists(), "nothing is left behind");
 

@@ -72,7 +72,12 @@ impl Member {
             if !state.is_finite() {
                 let origin = fault::Origin::of_one(&stream.rows, &config, fresh, first.inputs.size()[0] as usize);
                 let fault = origin.fault("the start, where biases are set from rows,", &first);
-                return Err(fault.unwrap_or_else(|| Error::Invalid("the initial weights are not finite".to_owned())));
+                let settings = || {
+                    let what =
+                        "the initial weights are not finite: a setting such as `activation.threshold` is beyond what `compute.dtype` holds";
+                    Error::Invalid(what.to_owned())
+                };
+                return Err(fault.unwrap_or_else(settings));
             }
             (state, fresh)
         };
