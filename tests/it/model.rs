@@ -118,7 +118,7 @@ fn steps_of_several_plugins_are_compared_in_one_run() {
         json(&["bench", "step", arg(&input), "--steps", "2", "--activation", "jumprelu", "--activation", wide, "--activation", "relu"]);
     let cases = whole["cases"].as_array().expect("a list");
     let names: Vec<_> = cases.iter().map(|case| (case["transcoder"].as_str(), case["activation"].as_str())).collect();
-    assert_eq!(names, [(Some("clt"), Some("jumprelu")), (Some("clt"), Some("jumprelu")), (Some("clt"), Some("relu"))]);
+    assert_eq!(names, [(Some("clt"), Some("jumprelu")), (Some("clt"), Some("jumprelu bandwidth=2.0")), (Some("clt"), Some("relu"))]);
     assert!((cases[0]["to_first"].as_f64().expect("a number") - 1.0).abs() < 1e-12);
     // The first step sees the recorded parameters; how wide the kernel is shows only after it.
     for case in &cases[..2] {
