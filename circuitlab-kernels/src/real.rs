@@ -3,6 +3,7 @@
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use pulp::Simd;
+use pulp::bytemuck::bytes_of;
 
 use crate::slices::Element;
 
@@ -65,8 +66,8 @@ pub trait Real:
     /// `a * b + c`, rounded once.
     fn fused<S: Simd>(simd: S, a: Self::Lanes<S>, b: Self::Lanes<S>, c: Self::Lanes<S>) -> Self::Lanes<S>;
 
-    /// The larger of each two.
-    fn larger<S: Simd>(simd: S, a: Self::Lanes<S>, b: Self::Lanes<S>) -> Self::Lanes<S>;
+    /// The smaller of each two.
+    fn smaller<S: Simd>(simd: S, a: Self::Lanes<S>, b: Self::Lanes<S>) -> Self::Lanes<S>;
 
     /// `one` where `a < b`, else `other`.
     fn where_less<S: Simd>(simd: S, a: Self::Lanes<S>, b: Self::Lanes<S>, one: Self::Lanes<S>, other: Self::Lanes<S>) -> Self::Lanes<S>;
@@ -74,12 +75,15 @@ pub trait Real:
     /// Whether `a > b` anywhere.
     fn any_above<S: Simd>(simd: S, a: Self::Lanes<S>, b: Self::Lanes<S>) -> bool;
 
+    /// A bit for each lane, the first one the lowest: whether `a > b`.
+    fn bits_above<S: Simd>(simd: S, a: Self::Lanes<S>, b: Self::Lanes<S>) -> u32;
+
     /// The sum over a vector.
     fn total<S: Simd>(simd: S, of: Self::Lanes<S>) -> Self;
 }
 
 macro_rules! real {
-    ($real:ident, $round:path, $lanes:ident, $count:ident, $splat:ident, $slice:ident, $slice_mut:ident, $add:ident, $sub:ident, $fused:ident, $max:ident, $less:ident, $select:ident, $above:ident, $first:ident, $total:ident) => {
+    ($real:ident, $round:path, $lanes:ident, $count:ident, $splat:ident, $slice:ident, $slice_mut:ident, $add:ident, $sub:ident, $fused:ident, $min:ident, $less:ident, $select:ident, $above:ident, $first:ident, $total:ident) => {
         impl Real for $real {
             type Lanes<S: Simd> = S::$lanes;
 
@@ -150,8 +154,8 @@ macro_rules! real {
             }
 
             #[inline(always)]
-            fn larger<S: Simd>(simd: S, a: S::$lanes, b: S::$lanes) -> S::$lanes {
-                simd.$max(a, b)
+            fn smaller<S: Simd>(simd: S, a: S::$lanes, b: S::$lanes) -> S::$lanes {
+                simd.$min(a, b)
             }
 
             #[inline(always)]
@@ -163,6 +167,11 @@ macro_rules! real {
             fn any_above<S: Simd>(simd: S, a: S::$lanes, b: S::$lanes) -> bool {
                 // Which of several places it gives depends on the vector unit; where there is none, it is the number of lanes on all.
                 simd.$first(simd.$above(a, b)) < S::$count
+            }
+
+            #[inline(always)]
+            fn bits_above<S: Simd>(simd: S, a: S::$lanes, b: S::$lanes) -> u32 {
+                bits(bytes_of(&simd.$above(a, b)), S::$count)
             }
 
             #[inline(always)]
@@ -184,7 +193,7 @@ real!(
     add_f32s,
     sub_f32s,
     mul_add_f32s,
-    max_f32s,
+    min_f32s,
     less_than_f32s,
     select_f32s,
     greater_than_f32s,
@@ -202,13 +211,22 @@ real!(
     add_f64s,
     sub_f64s,
     mul_add_f64s,
-    max_f64s,
+    min_f64s,
     less_than_f64s,
     select_f64s,
     greater_than_f64s,
     first_true_m64s,
     reduce_sum_f64s
 );
+
+/// A mask as bits, the first lane's lowest: masks of vector units have a bit for each lane already, or all bits of each lane.
+#[inline(always)]
+fn bits(mask: &[u8], lanes: usize) -> u32 {
+    if mask.len() <= lanes.div_ceil(8) {
+        return mask.iter().rev().fold(0, |bits, byte| bits << 8 | u32::from(*byte));
+    }
+    mask.chunks_exact(mask.len() / lanes).rev().fold(0, |bits, lane| bits << 1 | u32::from(lane[0] & 1))
+}
 
 /// Without the branches of `bf16::from_f32`, which cost four times the rest of an optimiser's step.
 #[inline(always)]

@@ -24,12 +24,6 @@ pub fn scan<S: Simd, R: Real>(simd: S, numbers: &[R], shift: R, threshold: R, re
     let [zero, one] = [0.0, 1.0].map(|number| R::splat(simd, R::of(number)));
     let [wide_shift, wide_threshold, wide_floor] = [shift, threshold, -reach].map(|number| R::splat(simd, number));
     let mut all = Scan::default();
-    let mut list = |numbers: &[R], first: usize, found: &mut usize| {
-        for (place, number) in numbers.iter().enumerate() {
-            places[*found] = (first + place) as u32;
-            *found += usize::from(*number + shift - threshold > -reach);
-        }
-    };
     // Counted in lanes of the same type, which hold whole numbers of this size exactly.
     for (run, run_vectors) in vectors.chunks(1 << 16).enumerate() {
         let (mut counts, mut gaps) = (zero, zero);
@@ -37,19 +31,26 @@ pub fn scan<S: Simd, R: Real>(simd: S, numbers: &[R], shift: R, threshold: R, re
             let distance = R::minus(simd, R::plus(simd, *vector, wide_shift), wide_threshold);
             counts = R::plus(simd, counts, R::where_less(simd, distance, zero, one, zero));
             // Of two the second is taken where the first is not a number: those count as no gap here, and show elsewhere.
-            gaps = R::plus(simd, gaps, R::larger(simd, R::minus(simd, zero, distance), zero));
+            gaps = R::plus(simd, gaps, R::smaller(simd, distance, zero));
             if R::any_above(simd, distance, wide_floor) {
-                let start = (run << 16 | place) * lanes;
-                list(&numbers[start..start + lanes], start, &mut all.found);
+                // A branch for each lane would cost more than all the rest.
+                let mut bits = R::bits_above(simd, distance, wide_floor);
+                let start = ((run << 16 | place) * lanes) as u32;
+                while bits != 0 {
+                    places[all.found] = start + bits.trailing_zeros();
+                    all.found += 1;
+                    bits &= bits - 1;
+                }
             }
         }
         all.below += R::total(simd, counts).wide() as usize;
-        all.gap += R::total(simd, gaps);
+        all.gap = all.gap - R::total(simd, gaps);
     }
     let whole = numbers.len() - end.len();
-    list(end, whole, &mut all.found);
-    for number in end {
+    for (place, number) in end.iter().enumerate() {
         let distance = *number + shift - threshold;
+        places[all.found] = (whole + place) as u32;
+        all.found += usize::from(distance > -reach);
         if distance < R::default() {
             all.below += 1;
             all.gap += -distance;
