@@ -72,6 +72,8 @@ pub struct ParameterSpec {
 pub struct Parameters {
     specs: Vec<ParameterSpec>,
     values: Vec<Tensor>,
+    /// See [`row_squares`](Self::row_squares).
+    row_squares: Vec<Option<Vec<f64>>>,
 }
 
 impl Parameters {
@@ -88,7 +90,8 @@ impl Parameters {
                 return Err(Error::Invalid(format!("parameter `{}`: expected shape {:?}, got {:?}", spec.name, spec.shape, value.size())));
             }
         }
-        Ok(Self { specs, values })
+        let row_squares = vec![None; values.len()];
+        Ok(Self { specs, values, row_squares })
     }
 
     /// Draws initial values. A number depends on the seed, the parameter's name and its place alone, so that every split
@@ -111,14 +114,16 @@ impl Parameters {
         &self.values
     }
 
-    /// The same, for an optimiser to step.
-    pub fn values_mut(&mut self) -> &mut [Tensor] {
-        &mut self.values
+    /// Specs with their values and what is known of their rows, for an optimiser to step: it brings the latter up to date, or empties
+    /// it.
+    pub fn entries_mut(&mut self) -> impl Iterator<Item = (&ParameterSpec, &mut Tensor, &mut Option<Vec<f64>>)> {
+        self.specs.iter().zip(&mut self.values).zip(&mut self.row_squares).map(|((spec, value), squares)| (spec, value, squares))
     }
 
-    /// Specs with their values, for an optimiser to step.
-    pub fn entries_mut(&mut self) -> impl Iterator<Item = (&ParameterSpec, &mut Tensor)> {
-        self.specs.iter().zip(&mut self.values)
+    /// The sum of squares over each row of a parameter, where whoever changed the parameter last has left them: the optimiser has every
+    /// row at hand, and a step that needs the norms of rows need not read the parameter for them.
+    pub fn row_squares(&self, position: usize) -> Option<&[f64]> {
+        self.row_squares.get(position)?.as_deref()
     }
 
     /// Where a parameter stands.
@@ -148,6 +153,7 @@ impl Parameters {
             return Err(Error::Invalid(format!("parameter `{name}`: expected shape {:?}, got {:?}", spec.shape, value.size())));
         }
         self.values[position] = value;
+        self.row_squares[position] = None;
         Ok(())
     }
 
@@ -159,7 +165,8 @@ impl Parameters {
     /// An independent copy.
     #[must_use]
     pub fn copy(&self) -> Self {
-        Self { specs: self.specs.clone(), values: self.values.iter().map(Tensor::copy).collect() }
+        let values = self.values.iter().map(Tensor::copy).collect();
+        Self { specs: self.specs.clone(), values, row_squares: self.row_squares.clone() }
     }
 }
 

@@ -1,9 +1,11 @@
-//! The pass over rows, and those that it may pass over.
+//! The pass over rows, and those that it may pass over. Sums of squares of the rows are made on the way, while a row is in cache.
 //!
 //! A row without gradient need not be touched where that changes nothing: while both moments are zero still, or where `beta1` is 0, so
 //! that the parameter rests and the second moment only decays. The decay is made up for when the row is next touched, by as many
 //! multiplications as were left out: the result is the same to the bit. Made up for, a step costs a row in cache some tens of cycles;
 //! from memory it would be thousands.
+
+use std::ops::Range;
 
 use circuitlab_core::{Error, Result};
 use half::bf16;
@@ -12,6 +14,7 @@ use rayon::prelude::*;
 
 use super::{Factors, Step};
 use crate::real::Real;
+use crate::rows::{AT_A_TIME, Square, prefetch_after};
 use crate::threads::pool;
 
 /// In place of a number of missed steps: both moments of the row are still zero.
@@ -19,6 +22,9 @@ pub const NEVER: u32 = u32::MAX;
 
 /// Numbers that a thread steps at a time.
 const BLOCK: usize = 1 << 15;
+
+/// How many bytes ahead memory is asked for: what is worked on while it comes.
+const AHEAD: usize = 2048;
 
 /// A parameter, what Adam keeps of it, and its gradient: `[rows, width]` each, but for `missed: [rows]`.
 #[derive(Debug)]
@@ -38,6 +44,8 @@ pub struct Rows<'a, T> {
     /// How many steps each row has missed since it was last touched, or [`NEVER`] where its moments are zero still. Without it no row
     /// is passed over.
     pub missed: Option<&'a mut [u32]>,
+    /// The sums of squares of the rows, as [`squares_of_rows`](crate::rows::squares_of_rows) gives them; brought up to date.
+    pub squares: Option<&'a mut [f64]>,
 }
 
 /// Steps all rows.
@@ -80,8 +88,8 @@ impl<T: Real> WithSimd for StepRows<'_, '_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        self.rows.step(self.factors);
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.rows.step(simd, self.factors);
     }
 }
 
@@ -110,21 +118,24 @@ impl<T: Real> Rows<'_, T> {
     fn check(&self) -> Result<()> {
         let length = self.value.len();
         let rounded = self.rounded.as_ref().is_none_or(|rounded| rounded.len() == length);
-        let missed = self.missed.as_ref().is_none_or(|missed| missed.len() * self.width == length);
+        let of_rows = |rows: Option<usize>| rows.is_none_or(|rows| rows * self.width == length);
+        let rows = of_rows(self.missed.as_ref().map(|missed| missed.len())) && of_rows(self.squares.as_ref().map(|squares| squares.len()));
         let lengths = [self.first.len(), self.second.len(), self.gradient.len()];
-        if lengths.iter().all(|other| *other == length) && rounded && missed && (self.width > 0 || length == 0) {
+        if lengths.iter().all(|other| *other == length) && rounded && rows && (self.width > 0 || length == 0) {
             return Ok(());
         }
         Err(misfit("Adam", lengths))
     }
 
-    /// Cuts it into blocks of whole rows; where no row may be passed over rows need not be whole.
+    /// Cuts it into blocks of whole rows; where nothing is kept of a row, rows need not be whole.
     fn blocks(self) -> Vec<Self> {
         let width = self.width.max(1);
-        let rows = if self.missed.is_some() { (BLOCK / width).max(1) } else { BLOCK.div_ceil(width) };
+        let whole = self.missed.is_some() || self.squares.is_some();
+        let rows = if whole { (BLOCK / width).max(1) } else { BLOCK.div_ceil(width) };
         let length = rows * width;
         let mut rounded = self.rounded.map(|rounded| rounded.chunks_mut(length));
         let mut missed = self.missed.map(|missed| missed.chunks_mut(rows));
+        let mut squares = self.squares.map(|squares| squares.chunks_mut(rows));
         let moments = self.first.chunks_mut(length).zip(self.second.chunks_mut(length));
         let values = self.value.chunks_mut(length).zip(self.gradient.chunks(length));
         let blocks = values.zip(moments).map(|((value, gradient), (first, second))| Self {
@@ -135,36 +146,70 @@ impl<T: Real> Rows<'_, T> {
             second,
             gradient,
             missed: missed.as_mut().and_then(Iterator::next),
+            squares: squares.as_mut().and_then(Iterator::next),
         });
         blocks.collect()
     }
 
     #[inline(always)]
-    fn step(mut self, factors: &Factors<T>) {
-        let Some(missed) = self.missed.take() else {
-            return self.update(factors, 0..self.value.len());
-        };
-        for (row, missed) in missed.iter_mut().enumerate() {
+    fn step<S: Simd>(mut self, simd: S, factors: &Factors<T>) {
+        if self.missed.is_none() && self.squares.is_none() {
+            self.update(simd, factors, 0..self.value.len());
+            return;
+        }
+        let (missed, squares) = (self.missed.take(), self.squares.take());
+        let mut missed = missed.map(|missed| missed.iter_mut());
+        let mut squares = squares.map(|squares| squares.iter_mut());
+        for row in 0..self.value.len() / self.width {
             let place = row * self.width..(row + 1) * self.width;
-            if (*missed == NEVER || factors.beta1 == T::default()) && is_zero(&self.gradient[place.clone()]) {
-                if *missed != NEVER {
-                    *missed = (*missed + 1).min(NEVER - 1);
-                }
+            let (missed, square) = (missed.as_mut().and_then(Iterator::next), squares.as_mut().and_then(Iterator::next));
+            if let Some(missed) = missed
+                && self.may_pass(factors, place.clone(), missed)
+            {
                 continue;
             }
-            make_up(factors.beta2, &mut self.first[place.clone()], &mut self.second[place.clone()], missed);
-            *missed = 0;
-            self.update(factors, place);
+            let squared = self.update(simd, factors, place);
+            if let Some(square) = square {
+                *square = squared;
+            }
         }
     }
 
+    /// Whether a row may be passed over, which is counted; else its moments are made ready to be stepped.
     #[inline(always)]
-    fn update(&mut self, factors: &Factors<T>, place: std::ops::Range<usize>) {
-        let value = &mut self.value[place.clone()];
-        factors.update(value, &mut self.first[place.clone()], &mut self.second[place.clone()], &self.gradient[place.clone()]);
-        if let Some(rounded) = &mut self.rounded {
-            T::round(value, &mut rounded[place]);
+    fn may_pass(&mut self, factors: &Factors<T>, place: Range<usize>, missed: &mut u32) -> bool {
+        if (*missed == NEVER || factors.beta1 == T::default()) && is_zero(&self.gradient[place.clone()]) {
+            if *missed != NEVER {
+                *missed = (*missed + 1).min(NEVER - 1);
+            }
+            return true;
         }
+        make_up(factors.beta2, &mut self.first[place.clone()], &mut self.second[place], missed);
+        *missed = 0;
+        false
+    }
+
+    /// Steps some numbers, and gives the sum of their squares, which costs nothing while they are in registers.
+    #[inline(always)]
+    fn update<S: Simd>(&mut self, simd: S, factors: &Factors<T>, place: Range<usize>) -> f64 {
+        let (values, value) = self.value[place.clone()].as_chunks_mut::<AT_A_TIME>();
+        let (firsts, first) = self.first[place.clone()].as_chunks_mut::<AT_A_TIME>();
+        let (seconds, second) = self.second[place.clone()].as_chunks_mut::<AT_A_TIME>();
+        let (gradients, gradient) = self.gradient[place.clone()].as_chunks::<AT_A_TIME>();
+        let mut square = Square::new(simd);
+        for (((value, first), second), gradient) in values.iter_mut().zip(firsts).zip(seconds).zip(gradients) {
+            for numbers in [&*value, &*first, &*second, gradient] {
+                prefetch_after(numbers, AHEAD);
+            }
+            factors.update(value, first, second, gradient);
+            square.add(simd, value);
+        }
+        factors.update(value, first, second, gradient);
+        square.add(simd, value);
+        if let Some(rounded) = &mut self.rounded {
+            T::round(&self.value[place.clone()], &mut rounded[place]);
+        }
+        square.total(simd)
     }
 }
 

@@ -5,6 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{NEVER, Rows, Step, settle, step};
 use crate::real::Real;
+use crate::rows::squares_of_rows;
 
 /// A parameter with all that Adam keeps.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,7 +26,9 @@ impl<T: Real> State<T> {
     fn step(&mut self, by: &Step, gradient: &[T], defers: bool) {
         let Self { width, value, first, second, missed } = self;
         let missed = defers.then_some(&mut missed[..]);
-        step(by, Rows { width: *width, value, rounded: None, first, second, gradient, missed }).expect("fits");
+        let mut squares = squares_of_rows::<T, T>(value, *width).expect("threads");
+        step(by, Rows { width: *width, value, rounded: None, first, second, gradient, missed, squares: Some(&mut squares) }).expect("fits");
+        assert_eq!(squares, squares_of_rows::<T, T>(value, *width).expect("threads"), "left as they are found anew, bit for bit");
     }
 
     fn settled(mut self, by: &Step) -> Self {
@@ -159,7 +162,8 @@ fn copies_in_16_bits_are_the_rounded_values() {
     let mut rounded: Vec<bf16> = state.value.iter().map(|number| bf16::from_f32(*number)).collect();
     let gradient = gradient(&state, 4, 1, 0.3);
     let State { width, value, first, second, missed } = &mut state;
-    let rows = Rows { width: *width, value, rounded: Some(&mut rounded), first, second, gradient: &gradient, missed: Some(missed) };
+    let rows =
+        Rows { width: *width, value, rounded: Some(&mut rounded), first, second, gradient: &gradient, missed: Some(missed), squares: None };
     step(&at(1, 0.9, 1.0), rows).expect("fits");
     assert!(rounded.iter().zip(&state.value).all(|(rounded, value)| *rounded == bf16::from_f32(*value)));
 }
@@ -167,8 +171,16 @@ fn copies_in_16_bits_are_the_rounded_values() {
 #[test]
 fn lengths_that_do_not_fit_are_refused() {
     let (mut value, mut first, mut second) = (vec![0.0_f32; 6], vec![0.0; 6], vec![0.0; 5]);
-    let rows =
-        Rows { width: 3, value: &mut value, rounded: None, first: &mut first, second: &mut second, gradient: &[0.0; 6], missed: None };
+    let rows = Rows {
+        width: 3,
+        value: &mut value,
+        rounded: None,
+        first: &mut first,
+        second: &mut second,
+        gradient: &[0.0; 6],
+        missed: None,
+        squares: None,
+    };
     assert!(step(&at(1, 0.9, 1.0), rows).is_err());
     assert!(settle(0.9, 0, &mut first, &mut [0.0; 6], &mut [1, 1]).is_err());
 }

@@ -6,6 +6,7 @@
 mod memory;
 mod rate;
 mod scan;
+mod squares;
 #[cfg(test)]
 mod tests;
 
@@ -13,9 +14,10 @@ use pulp::Simd;
 
 use crate::real::Real;
 
-pub use memory::{prefetch, write_past_caches, written};
+pub use memory::{prefetch, prefetch_after, write_past_caches, written};
 pub use rate::flop_per_s;
 pub use scan::{Scan, scan};
+pub use squares::{AT_A_TIME, Square, squares_of_rows};
 
 /// Vectors that one accumulation keeps in registers at a time.
 const STRIP: usize = 8;

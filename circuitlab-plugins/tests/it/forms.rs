@@ -192,3 +192,21 @@ fn a_form_that_cannot_be_had_is_refused() {
     assert!(error.contains("kernels"), "{error}");
     assert_eq!(built.params.values()[0].device(), Device::Cpu);
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4))]
+
+    #[test]
+    fn a_later_micro_batch_without_the_ones_before_is_refused(case in cases()) {
+        let built = build(&case, &registry());
+        for form in FORMS {
+            let mut transcoder = in_form(&case, form);
+            let mut context = StepContext::whole(&*built.activation, &*built.strategy, case.penalty, case.rows);
+            context.accumulate = true;
+            let error = transcoder.step(&built.params, &built.batch, &context).expect_err("nothing to add to");
+            prop_assert!(error.to_string().contains("a later micro-batch came without the ones before"), "{form}: {error}");
+            context.accumulate = false;
+            transcoder.step(&built.params, &built.batch, &context).expect("a first micro-batch");
+        }
+    }
+}

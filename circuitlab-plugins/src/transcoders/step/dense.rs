@@ -6,7 +6,7 @@ use circuitlab_core::parallel::MeshAxis;
 use circuitlab_core::{Activated, BackwardInput, Batch, Parameters, Result, StepContext, StepOutput};
 use tch::{Kind, Tensor};
 
-use super::Losses;
+use super::{Losses, check_before};
 use crate::transcoders::dictionary::{Layer, Reach, add_product, layers, product, wide};
 
 /// What the forward pass of one source layer leaves for the backward pass.
@@ -26,6 +26,7 @@ pub(super) fn step(
 ) -> Result<StepOutput> {
     let layers = layers(params);
     let mean_rows = context.mean_rows;
+    check_before(context, before.len() == params.values().len())?;
     let batch = &Batch { inputs: wide(&batch.inputs), targets: wide(&batch.targets) };
 
     let (sources, reconstruction) = forward(params, reach, batch, context)?;

@@ -89,6 +89,14 @@ pub(super) fn step(
     }
 }
 
+/// Refuses a later micro-batch where the gradients of those before are not `there`.
+fn check_before(context: &StepContext<'_>, there: bool) -> Result<()> {
+    if there || !context.accumulate {
+        return Ok(());
+    }
+    Err(Error::Invalid("step: a later micro-batch came without the ones before".to_owned()))
+}
+
 fn refused(form: &str, why: &str) -> Error {
     Error::config("transcoder, key `step`", format!("`{form}` cannot be had: {why}"))
 }

@@ -48,11 +48,12 @@ impl Adam {
     /// # Errors
     /// libtorch's, where there is no memory.
     pub fn round(&mut self, params: &mut Parameters, kind: Kind) -> Result<()> {
-        for ((spec, value), kept) in params.entries_mut().zip(&mut self.kept) {
+        for ((spec, value, squares), kept) in params.entries_mut().zip(&mut self.kept) {
             let kind = spec.precision.kind(kind);
             if kind != value.kind() {
                 let rounded = value.f_to_kind(kind).map_err(CoreError::from)?;
                 kept.master = Some(std::mem::replace(value, rounded));
+                *squares = None;
             }
         }
         Ok(())
@@ -93,14 +94,17 @@ impl Adam {
         self.steps += 1;
         let OptimiserConfig { beta1, beta2, epsilon, .. } = self.config;
         let by = Step { scale, ..Step::new(self.steps, learning_rate, beta1, beta2, epsilon) };
-        for (((spec, value), gradient), kept) in params.entries_mut().zip(gradients).zip(&mut self.kept) {
+        for (((spec, value, squares), gradient), kept) in params.entries_mut().zip(gradients).zip(&mut self.kept) {
             if gradient.size() != spec.shape {
                 let message = format!("gradient of `{}`: expected shape {:?}, got {:?}", spec.name, spec.shape, gradient.size());
                 return Err(CoreError::Invalid(message).into());
             }
             match spec.update {
-                Update::Gradient => kept.step(&by, self.steps, value, gradient)?,
-                Update::Tracked => [kept.master.as_mut(), Some(value)].into_iter().flatten().for_each(|value| value.copy_(gradient)),
+                Update::Gradient => kept.step(&by, self.steps, value, squares, gradient)?,
+                Update::Tracked => {
+                    *squares = None;
+                    [kept.master.as_mut(), Some(value)].into_iter().flatten().for_each(|value| value.copy_(gradient));
+                }
             }
         }
         Ok(())

@@ -4,6 +4,7 @@ use circuitlab_core::tensors::TensorFile;
 use circuitlab_core::{Error as CoreError, ParameterSpec, Precision};
 use circuitlab_kernels::adam::{NEVER, Rows, Step, settle, step};
 use circuitlab_kernels::real::Real;
+use circuitlab_kernels::rows::squares_of_rows;
 use circuitlab_kernels::slices::{numbers, numbers_mut};
 use half::bf16;
 use tch::{Device, Kind, Tensor};
@@ -75,11 +76,13 @@ impl Kept {
         }
     }
 
-    /// Steps the parameter along its gradient; `t` is the number of the step.
+    /// Steps the parameter along its gradient; `t` is the number of the step. The sums of squares of its rows are left in `squares`
+    /// where the loops over rows do it.
     ///
     /// # Errors
     /// A gradient of another shape, and a system that gives no threads.
-    pub(super) fn step(&mut self, by: &Step, t: u64, value: &mut Tensor, gradient: &Tensor) -> Result<()> {
+    pub(super) fn step(&mut self, by: &Step, t: u64, value: &mut Tensor, squares: &mut Option<Vec<f64>>, gradient: &Tensor) -> Result<()> {
+        let before = squares.take();
         let kind = Precision::Full.kind(value.kind());
         let gradient = gradient.f_to_kind(kind).and_then(|gradient| gradient.f_contiguous()).map_err(CoreError::from)?;
         match (&mut self.moments, value.device(), kind) {
@@ -87,8 +90,14 @@ impl Kept {
                 let (value, rounded) = split(value, &mut self.master)?;
                 eight.step(by, t, value, rounded, &gradient)
             }
-            (Moments::Full(full), Device::Cpu, Kind::Float) => full.step_rows::<f32>(by, value, &mut self.master, &gradient),
-            (Moments::Full(full), Device::Cpu, Kind::Double) => full.step_rows::<f64>(by, value, &mut self.master, &gradient),
+            (Moments::Full(full), Device::Cpu, Kind::Float) => {
+                *squares = full.step_rows::<f32>(by, value, &mut self.master, before, &gradient)?;
+                Ok(())
+            }
+            (Moments::Full(full), Device::Cpu, Kind::Double) => {
+                *squares = full.step_rows::<f64>(by, value, &mut self.master, before, &gradient)?;
+                Ok(())
+            }
             (Moments::Full(full), ..) => {
                 full.step_by_libtorch(by, value, &mut self.master, &gradient * by.scale);
                 Ok(())
@@ -135,21 +144,39 @@ impl Full {
         Ok(())
     }
 
-    fn step_rows<T: Real>(&mut self, by: &Step, value: &mut Tensor, master: &mut Option<Tensor>, gradient: &Tensor) -> Result<()> {
+    /// Gives the sums of squares of the rows, of which those `before` the step may be known.
+    fn step_rows<T: Real>(
+        &mut self,
+        by: &Step,
+        value: &mut Tensor,
+        master: &mut Option<Tensor>,
+        before: Option<Vec<f64>>,
+        gradient: &Tensor,
+    ) -> Result<Option<Vec<f64>>> {
         let defers = !self.missed.is_empty();
         let (value, rounded) = split(value, master)?;
-        Ok(step(
+        let width = if defers { value.numel() / self.missed.len() } else { 1 };
+        let value = numbers_mut::<T>(value)?;
+        // Those of the rounded numbers are not these.
+        let mut squares = match before {
+            _ if width <= 1 || rounded.is_some() => None,
+            Some(squares) => Some(squares),
+            None => Some(squares_of_rows::<T, T>(value, width)?),
+        };
+        step(
             by,
             Rows {
-                width: if defers { value.numel() / self.missed.len() } else { 1 },
-                value: numbers_mut::<T>(value)?,
+                width,
+                value,
                 rounded,
                 first: numbers_mut(&mut self.first)?,
                 second: numbers_mut(&mut self.second)?,
                 gradient: numbers(gradient)?,
                 missed: defers.then_some(&mut self.missed),
+                squares: squares.as_deref_mut(),
             },
-        )?)
+        )?;
+        Ok(squares)
     }
 
     fn step_by_libtorch(&mut self, by: &Step, value: &mut Tensor, master: &mut Option<Tensor>, gradient: Tensor) {
@@ -198,7 +225,9 @@ mod tests {
             for t in 1..=4 {
                 let gradient = Tensor::arange(35, (Kind::Float, Device::Cpu)).view([5, 7]).g_mul_scalar(t as f64).cos();
                 let by = Step { scale: 0.7, ..Step::new(t, 1e-2, 0.9, 0.999, 1e-8) };
-                loops.step(&by, t, &mut value, &gradient).expect("steps");
+                let mut squares = None;
+                loops.step(&by, t, &mut value, &mut squares, &gradient).expect("steps");
+                assert_eq!(squares.is_some(), kind == Kind::Float, "rounded numbers have other squares");
                 let Moments::Full(full) = &mut operations.moments else { panic!("moments of 32 bits") };
                 full.step_by_libtorch(&by, &mut other, &mut operations.master, &gradient * by.scale);
             }

@@ -10,22 +10,29 @@ use super::spread::add_spread;
 
 /// The penalty terms of a block and their gradient to entries and decoder norms, once these are known.
 pub(super) fn penalties<R: Real>(block: &mut Block<R>, norms: &[R], weights: PenaltyWeights, mean_rows: f64) {
-    let Block { features, active, values, silence, pull, per_norm, penalties, .. } = block;
+    let Block { features, active, values, silence, grads, silent_grads, pulls, per_norm, penalties, .. } = block;
     let (sparsity_weight, preact_weight) = (weights.lambda / mean_rows, weights.mu / mean_rows);
     let scale = R::of(weights.tanh_scale);
     let [mut sparsity, mut preact] = [0.0; 2];
-    pull.clear();
+    grads.clear();
+    grads.reserve_exact(values.len());
+    silent_grads.clear();
+    silent_grads.resize(features.len(), R::default());
+    pulls.clear();
     per_norm.clear();
     for (place, norm) in norms[features.clone()].iter().enumerate() {
         let steepness = scale * *norm;
-        let (mut tanh_sum, mut slope_sum) = (R::default(), R::default());
+        let [mut tanh_sum, mut slope_sum, mut pull_sum] = [R::default(); 3];
         for value in &values[active.of(place)] {
             let tanh = (*value * steepness).tanh();
             let slope = R::of(1.0) - tanh * tanh;
             tanh_sum += tanh;
             slope_sum += slope * *value;
-            pull.push(R::of(sparsity_weight) * steepness * slope);
+            let pull = R::of(sparsity_weight) * steepness * slope;
+            pull_sum += pull;
+            grads.push(pull);
         }
+        pulls.push(pull_sum);
         sparsity += tanh_sum.wide();
         preact += (silence[place].gap * *norm).wide();
         let grad = R::of(sparsity_weight) * scale * slope_sum + R::of(preact_weight) * silence[place].gap;
@@ -163,12 +170,9 @@ impl<R: Real> WithSimd for Encoder<'_, R> {
             let push = -R::of(penalty.mu / mean_rows) * norm;
             let span = block.active.of(place);
             let half = trained.map(|(bandwidth, _)| bandwidth * R::of(0.5));
-            let (mut bias, mut near, mut squared_error) = (push * below, R::default(), R::default());
-            for ((grad, pull), value) in
-                block.grads[span.clone()].iter_mut().zip(&block.pull[span.clone()]).zip(&block.values[span.clone()])
-            {
-                squared_error += *grad;
-                *grad += *pull;
+            let (mut bias, mut near, mut all) = (push * below, R::default(), R::default());
+            for (grad, value) in block.grads[span.clone()].iter_mut().zip(&block.values[span.clone()]) {
+                all += *grad;
                 bias += *grad;
                 if half.is_some_and(|half| *value - theta < half) {
                     near += *grad;
@@ -179,7 +183,7 @@ impl<R: Real> WithSimd for Encoder<'_, R> {
             if let Some((bandwidth, slopes)) = trained {
                 // A silent entry's activation is 0, where the slope of the tanh is 1.
                 let slope = R::of(penalty.lambda / mean_rows * penalty.tanh_scale) * norm;
-                let of_error = block.silent_grads[place] - if silence.complement { squared_error } else { R::default() };
+                let of_error = block.silent_grads[place] - if silence.complement { all - block.pulls[place] } else { R::default() };
                 near += of_error + R::of(silence.near as f64) * slope;
                 let grad = (-push * below - theta / bandwidth * near) * slopes[place];
                 own[place] += grad;

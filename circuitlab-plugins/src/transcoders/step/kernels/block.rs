@@ -65,11 +65,11 @@ pub(super) struct Block<R> {
     pub(super) silent: Spans,
     /// Features, counted from the block's first, with rows on which they stand at the very threshold.
     pub(super) ties: Vec<(usize, u32)>,
-    /// Gradient of the sparsity term to each active entry.
-    pub(super) pull: Vec<R>,
+    /// Sum of the gradient of the sparsity term to each feature's active entries.
+    pub(super) pulls: Vec<R>,
     /// Gradient to each feature's decoder norm, divided by the norm.
     pub(super) per_norm: Vec<R>,
-    /// Gradient of the squared error to each active entry, then of the whole loss.
+    /// Gradient to each active entry: of the sparsity term, then of the whole loss. Lent for the layer's backward pass.
     pub(super) grads: Vec<R>,
     /// Gradient of the squared error to each feature's activation, summed over the listed silent rows' side of the window.
     pub(super) silent_grads: Vec<R>,
@@ -100,6 +100,40 @@ impl<R: Copy + Default> Block<R> {
         spread
     }
 
+    /// Appends rows to the active ones, with their values, where these are above a threshold, else to the silent ones; gives how many are
+    /// active.
+    ///
+    /// Each is written to both lists, of which one goes on: which one no processor can guess.
+    #[inline(always)]
+    pub(super) fn part(&mut self, rows: &[u32], value: impl Fn(u32) -> R, threshold: R) -> usize
+    where
+        R: PartialOrd,
+    {
+        let [before, mut silent] = [self.active.rows.len(), self.silent.rows.len()];
+        let mut active = before;
+        let done = self.silence.len() + 1;
+        let left = self.features.len().saturating_sub(done);
+        for list in [&mut self.active.rows, &mut self.silent.rows] {
+            make_room(list, rows.len(), left, done);
+            list.resize(list.len() + rows.len(), 0);
+        }
+        make_room(&mut self.values, rows.len(), left, done);
+        self.values.resize(active + rows.len(), R::default());
+        for &row in rows {
+            let value = value(row);
+            self.active.rows[active] = row;
+            self.values[active] = value;
+            self.silent.rows[silent] = row;
+            let above = usize::from(value > threshold);
+            active += above;
+            silent += 1 - above;
+        }
+        self.active.rows.truncate(active);
+        self.values.truncate(active);
+        self.silent.rows.truncate(silent);
+        active - before
+    }
+
     /// Forgets the entries of the last step, and keeps their memory.
     pub(super) fn clear(&mut self) {
         self.active.clear();
@@ -107,5 +141,13 @@ impl<R: Copy + Default> Block<R> {
         self.values.clear();
         self.silence.clear();
         self.ties.clear();
+    }
+}
+
+/// Makes room for so many more, and for as many for each feature that is left as for those that are done, but no further: with many active
+/// features these lists are what a step takes most memory for.
+fn make_room<T>(list: &mut Vec<T>, more: usize, left: usize, done: usize) {
+    if list.capacity() - list.len() < more {
+        list.reserve_exact(more + list.len() * left / done);
     }
 }

@@ -26,9 +26,6 @@ pub(super) struct Decode<'a, R, W> {
     /// `[rows, width]`, with the decoder bias or zeros in it.
     pub(super) tile: &'a mut [R],
     pub(super) width: usize,
-    /// The tile's part of each feature's squared decoder norm: all features of one source after the other; empty where the norms are
-    /// known.
-    pub(super) squares: &'a mut [R],
     /// Memory for all entries of a block.
     pub(super) scratch: &'a mut [R],
 }
@@ -38,28 +35,23 @@ impl<R: Real, W: Stored<R>> WithSimd for Decode<'_, R, W> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { sources, tile, width, squares, scratch } = self;
+        let Self { sources, tile, width, scratch } = self;
         let mut wide = vec![R::default(); width];
         let mut pieces = Vec::new();
-        let mut squares = squares.iter_mut();
         for source in sources {
             let piece = |feature: usize| source.decoder.get(feature * source.stride + source.offset..).and_then(|rest| rest.get(..width));
             for block in source.blocks {
                 pieces.clear();
-                for (place, feature) in block.features.clone().enumerate() {
-                    if let Some(next) = piece(feature + 1) {
+                let first = block.features.start;
+                let mut places = (0..block.features.len()).filter(|place| source.dense || !block.active.of(*place).is_empty()).peekable();
+                while let Some(place) = places.next() {
+                    // The next one lies a whole decoder away, where the processor does not look ahead by itself.
+                    if let Some(next) = places.peek().and_then(|place| piece(first + place)) {
                         rows::prefetch(next);
                     }
                     let span = block.active.of(place);
-                    let square = squares.next();
-                    if span.is_empty() && square.is_none() && !source.dense {
-                        continue;
-                    }
-                    let Some(row) = piece(feature) else { continue };
+                    let Some(row) = piece(first + place) else { continue };
                     let decoder = W::widened(row, &mut wide);
-                    if let Some(square) = square {
-                        *square = rows::dot(simd, decoder, decoder);
-                    }
                     if source.dense {
                         pieces.extend_from_slice(decoder);
                         continue;

@@ -5,7 +5,7 @@
 //! |-----------|-------------------------------------|------------------------------------------------------------------------|
 //! | encode    | blocks of features of a layer       | a block's pre-activations by libtorch, into a core's own cache          |
 //! | select    | the same, at once                   | active entries feature by feature, silent rows near the threshold, sums |
-//! | decode    | tiles of the reconstruction         | active entries of all sources; decoder norms on the way                 |
+//! | decode    | tiles of the reconstruction         | active entries of all sources, and no decoder without any               |
 //! | residual  | the same                            | squared error and its gradient `E`                                      |
 //! | decoder   | for each source and tile, blocks    | `dW_dec`, gradient to active entries, sums of `E` near the threshold     |
 //! | encoder   | for each source, blocks             | `dW_enc`, `db_enc`, gradient to thresholds                              |

@@ -35,17 +35,7 @@ impl<R: Real> WithSimd for Select<'_, R> {
         for (feature, (&bias, &theta)) in biases.iter().zip(thresholds).enumerate() {
             let products = &products[feature * row_count..][..row_count];
             let rows::Scan { below, mut gap, found } = rows::scan(simd, products, bias, theta, reach, scratch);
-            let before = block.values.len();
-            for &row in &scratch[..found] {
-                let value = products[row as usize] + bias;
-                if value > theta {
-                    block.active.rows.push(row);
-                    block.values.push(value);
-                } else {
-                    block.silent.rows.push(row);
-                }
-            }
-            let active = block.values.len() - before;
+            let active = block.part(&scratch[..found], |row| products[row as usize] + bias, theta);
             let near = found - active;
             let outside = row_count - found;
             let complement = half_window.is_some() && outside < near;

@@ -1,10 +1,12 @@
 //! The stages of a step, one after the other.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use circuitlab_core::parallel::MeshAxis;
 use circuitlab_core::{Batch, Dims, Parameters, Result, StageCost, StepContext, StepOutput, ThresholdForm};
 use circuitlab_kernels::real::{Real, Stored};
+use circuitlab_kernels::rows::squares_of_rows;
 use circuitlab_kernels::slices::{numbers, numbers_mut};
 use circuitlab_kernels::threads;
 use pulp::Arch;
@@ -20,7 +22,7 @@ use super::select::Select;
 use super::tiles::{Tile, split};
 use super::workspace::{Workspace, own, scalar};
 use crate::transcoders::dictionary::{Layer, Reach, layers};
-use crate::transcoders::step::Losses;
+use crate::transcoders::step::{Losses, check_before};
 
 /// Losses and gradients of one batch, with weights stored as `W` and computed with as `R`.
 pub(in super::super) fn step<R: Real, W: Stored<R>>(
@@ -35,11 +37,13 @@ pub(in super::super) fn step<R: Real, W: Stored<R>>(
     let dims = Dims { layers: layers(params), d_model: first.w_enc.size()[1] as usize, d_features: first.w_enc.size()[0] as usize };
     let rows = batch.inputs.size()[0] as usize;
     let pool = threads::pool()?;
-    let mut work = match kept.take() {
-        Some(work) if work.fits(dims, rows, params) => work,
+    let known = kept.take().filter(|work| work.fits(dims, params));
+    check_before(context, known.is_some())?;
+    let mut work = match known {
+        Some(work) if work.rows == rows => work,
         // A micro-batch with fewer rows is added to those before it.
-        Some(work) if work.fits(dims, work.rows, params) => work.with_rows(rows)?,
-        _ => Workspace::new(dims, rows, params)?,
+        Some(work) => work.with_rows(rows)?,
+        None => Workspace::new(dims, rows, params)?,
     };
     work.prepare(pool.current_num_threads())?;
     let step = Step::<R> {
@@ -48,18 +52,22 @@ pub(in super::super) fn step<R: Real, W: Stored<R>>(
         reach,
         rows,
         dims,
-        inputs: batch.inputs.transpose(0, 1).f_to_kind(R::KIND)?.f_contiguous()?,
+        inputs: batch.inputs.f_to_kind(R::KIND)?,
         targets: batch.targets.f_to_kind(R::KIND)?.f_contiguous()?,
         layers: forms.iter().enumerate().map(|(layer, form)| Numbers::of(params, layer, form)).collect::<Result<_>>()?,
     };
     let mut clock = Clock::start();
     step.encode::<W>(params, &mut work, &mut clock)?;
+    if !context.accumulate {
+        step.norms::<W>(params, &mut work.norms)?;
+    }
     step.decode::<W>(params, &mut work, &mut clock)?;
     context.strategy.sum(MeshAxis::Feature, &mut work.error)?;
     let squared_error = step.residual(params, &mut work)?;
-    let penalties = step.penalties(&mut work);
-    clock.lap("residual and penalties", 0, 3 * rows * dims.layers * dims.d_model * size_of::<R>());
+    clock.lap("residual", 0, 3 * rows * dims.layers * dims.d_model * size_of::<R>());
     let squares = step.backward::<W>(params, &mut work, &mut clock)?;
+    let terms = work.layers.iter().flatten().map(|block| block.penalties);
+    let penalties = terms.fold([0.0; 2], |sums, terms| [sums[0] + terms[0], sums[1] + terms[1]]);
     let counts = work.layers.iter().flatten().flat_map(|block| (0..block.features.len()).map(|place| block.active.of(place).len() as f32));
     let active_rows = Tensor::from_slice(&counts.collect::<Vec<_>>()).view([dims.layers as i64, dims.d_features as i64]);
     let mut losses = Losses {
@@ -119,7 +127,7 @@ struct Step<'a, R> {
     reach: Reach,
     rows: usize,
     dims: Dims,
-    /// `[layer, rows, d_model]`.
+    /// `[rows, layer, d_model]`.
     inputs: Tensor,
     /// `[rows, layer, d_model]`.
     targets: Tensor,
@@ -134,7 +142,7 @@ impl<R: Real> Step<'_, R> {
         for (index, blocks) in work.layers.iter_mut().enumerate() {
             let w_enc = Layer::of(params, index)?.w_enc;
             // With rows side by side, as products take them fastest.
-            let inputs = self.inputs.select(0, index as i64).tr().f_contiguous()?;
+            let inputs = self.inputs.select(1, index as i64).tr().f_contiguous()?;
             let numbers_of = &self.layers[index];
             let operands =
                 |block: &Block<R>| (w_enc.narrow(0, block.features.start as i64, block.features.len() as i64), inputs.shallow_clone());
@@ -171,16 +179,29 @@ impl<R: Real> Step<'_, R> {
         Ok(())
     }
 
-    /// The reconstruction without biases, and the decoder norms.
+    /// The decoder norms.
+    fn norms<W: Stored<R>>(&self, params: &Parameters, norms: &mut [Vec<R>]) -> Result<()> {
+        for (index, norms) in norms.iter_mut().enumerate() {
+            let layer = Layer::of(params, index)?;
+            let width = (self.reach)(self.dims.layers, index).len() * self.dims.d_model;
+            let squares = match params.row_squares(layer.positions.start + 2) {
+                Some(known) => Cow::Borrowed(known),
+                None => Cow::Owned(squares_of_rows::<R, W>(numbers(layer.w_dec)?, width)?),
+            };
+            norms.iter_mut().zip(&*squares).for_each(|(norm, square)| *norm = R::of(square.sqrt()));
+        }
+        Ok(())
+    }
+
+    /// The reconstruction without biases.
     fn decode<W: Stored<R>>(&self, params: &Parameters, work: &mut Workspace<R>, clock: &mut Clock) -> Result<()> {
         let dense: Vec<bool> = (0..self.dims.layers).map(|layer| work.prefers_dense(layer)).collect();
-        let Workspace { layers, tiles, error, norm_squares, norms, scratch, .. } = work;
+        let Workspace { layers, tiles, error, scratch, .. } = work;
         let scratch = &*scratch;
         let decoders = (0..self.dims.layers).map(|layer| numbers::<W>(Layer::of(params, layer)?.w_dec)).collect::<Result<Vec<_>>>()?;
-        let known = self.context.accumulate;
         let (reach, dims) = (self.reach, self.dims);
         let parts = split(numbers_mut::<R>(error)?, tiles, self.rows);
-        let decode = |((tile, part), squares): ((&Tile, &mut [R]), &mut Vec<R>)| -> Result<()> {
+        let decode = |(tile, part): (&Tile, &mut [R])| -> Result<()> {
             let source = |(source, place): (usize, usize)| Source {
                 blocks: &layers[source],
                 decoder: decoders[source],
@@ -189,38 +210,21 @@ impl<R: Real> Step<'_, R> {
                 dense: dense[source],
             };
             let sources: Vec<Source<'_, R, W>> = sources(reach, dims.layers, tile.target).map(source).collect();
-            squares.resize(if known { 0 } else { sources.len() * dims.d_features }, R::default());
             part.fill(R::default());
             let mut scratch = own(scratch);
             let scratch = numbers_mut(&mut scratch.products)?;
-            Arch::new().dispatch(Decode { sources: &sources, tile: part, width: tile.columns.len(), squares, scratch });
+            Arch::new().dispatch(Decode { sources: &sources, tile: part, width: tile.columns.len(), scratch });
             Ok(())
         };
         // The last tiles have the most sources: they come first, so that no thread is left alone with one.
-        let tiled: Vec<_> = tiles.iter().zip(parts).zip(norm_squares.iter_mut()).rev().collect();
+        let tiled: Vec<_> = tiles.iter().zip(parts).rev().collect();
         self.pool.install(|| tiled.into_par_iter().with_max_len(1).try_for_each(decode))?;
-        if !known {
-            self.sum_norms(tiles, norm_squares, norms);
-        }
         let width = |source: usize| reach(dims.layers, source).len() * dims.d_model;
         let active = |blocks: &[Block<R>]| blocks.iter().map(|block| block.values.len()).sum::<usize>();
         let products: usize = layers.iter().enumerate().map(|(source, blocks)| width(source) * active(blocks)).sum();
         let weights: usize = (0..dims.layers).map(|source| width(source) * dims.d_features).sum();
         clock.lap("decode", 2 * products, weights * size_of::<W>());
         Ok(())
-    }
-
-    fn sum_norms(&self, tiles: &[Tile], squares: &[Vec<R>], norms: &mut [Vec<R>]) {
-        let features = self.dims.d_features;
-        for (source, norms) in norms.iter_mut().enumerate() {
-            let mut sums = vec![0.0_f64; features];
-            for (tile, squares) in tiles.iter().zip(squares) {
-                if let Some(place) = sources(self.reach, self.dims.layers, tile.target).position(|(other, _)| other == source) {
-                    sums.iter_mut().zip(&squares[place * features..]).for_each(|(sum, square)| *sum += square.wide());
-                }
-            }
-            norms.iter_mut().zip(sums).for_each(|(norm, sum)| *norm = R::of(sum.sqrt()));
-        }
     }
 
     /// The gradient of the squared error in the reconstruction's place; gives the squared error of each target layer.
@@ -254,23 +258,10 @@ impl<R: Real> Step<'_, R> {
         Ok(of_layers)
     }
 
-    /// The penalty terms, of this rank's features and rows.
-    fn penalties(&self, work: &mut Workspace<R>) -> [f64; 2] {
-        let (weights, mean_rows) = (self.context.penalty, self.context.mean_rows as f64);
-        let of_layers = work.layers.iter_mut().zip(&work.norms);
-        self.pool.install(|| {
-            of_layers.for_each(|(blocks, norms)| {
-                blocks.par_iter_mut().for_each(|block| {
-                    penalties(block, norms, weights, mean_rows);
-                    block.grads.clear();
-                    block.grads.resize(block.values.len(), R::default());
-                    block.silent_grads.clear();
-                    block.silent_grads.resize(block.features.len(), R::default());
-                });
-            });
-        });
-        let terms = work.layers.iter().flatten().map(|block| block.penalties);
-        terms.fold([0.0; 2], |sums, terms| [sums[0] + terms[0], sums[1] + terms[1]])
+    /// The penalty terms of one layer, and their gradient to its entries.
+    fn penalties(&self, index: usize, work: &mut Workspace<R>) {
+        let (weights, mean_rows, norms) = (self.context.penalty, self.context.mean_rows as f64, &work.norms[index]);
+        self.pool.install(|| work.layers[index].par_iter_mut().for_each(|block| penalties(block, norms, weights, mean_rows)));
     }
 
     /// All gradients but those of the decoder biases; gives the squares of all.
@@ -284,6 +275,10 @@ impl<R: Real> Step<'_, R> {
             let [active, silent] = work.layers[index]
                 .iter()
                 .fold([0, 0], |[active, silent], block| [active + block.values.len(), silent + block.silent.rows.len()]);
+            // No layer needs them before or after: one memory serves all.
+            work.swap_grads(index);
+            self.penalties(index, work);
+            clock.lap("penalties", 0, 0);
             squares[start + 2] = self.decoder::<W>(&layer, index, work)?;
             // The gradient is written; where it is added to, it is read as well.
             clock.lap("decoder gradient", (4 * active + silent) * width, features * width * (size_of::<W>() + size_of::<R>()));
@@ -294,6 +289,7 @@ impl<R: Real> Step<'_, R> {
             if let Some(square) = squares.get_mut(start + 4..layer.positions.end).and_then(<[f64]>::first_mut) {
                 *square = own;
             }
+            work.swap_grads(index);
         }
         Ok(squares)
     }
@@ -335,7 +331,7 @@ impl<R: Real> Step<'_, R> {
     /// The gradients to one layer's encoder, biases and thresholds.
     fn encoder(&self, layer: &Layer<'_>, index: usize, work: &mut Workspace<R>) -> Result<[f64; 3]> {
         let d_model = self.dims.d_model;
-        let inputs = self.inputs.select(0, index as i64);
+        let inputs = self.inputs.select(1, index as i64).f_contiguous()?;
         let total = inputs.f_sum_dim_intlist([0].as_slice(), false, None::<Kind>)?;
         let (inputs, total) = (numbers::<R>(&inputs)?, numbers::<R>(&total)?);
         let numbers_of = &self.layers[index];

@@ -38,8 +38,8 @@ pub(in super::super) struct Workspace<R> {
     pub(super) error: Tensor,
     /// Sum of that gradient over the rows: `[layer * d_model]`.
     pub(super) error_total: Vec<R>,
-    /// Each tile's part of the squared decoder norms of all sources that write to it.
-    pub(super) norm_squares: Vec<Vec<R>>,
+    /// The [`grads`](Block::grads) of the blocks of the layer that is worked on.
+    grads: Vec<Vec<R>>,
     /// Decoder norms of each source layer.
     pub(super) norms: Vec<Vec<R>>,
     /// Gradients, in the order of the parameters.
@@ -77,10 +77,10 @@ impl<R: Real> Workspace<R> {
             rows,
             block_features,
             layers: (0..dims.layers).map(|_| blocks()).collect(),
-            norm_squares: vec![Vec::new(); tiles.len()],
             tiles,
             error: Tensor::f_zeros([rows as i64 * numbers], (R::KIND, Device::Cpu))?,
             error_total: vec![R::default(); numbers as usize],
+            grads: Vec::new(),
             norms,
             gradients,
             costs,
@@ -88,13 +88,17 @@ impl<R: Real> Workspace<R> {
         })
     }
 
-    /// Whether it is of these sizes.
-    pub(super) fn fits(&self, dims: Dims, rows: usize, params: &Parameters) -> bool {
+    /// Whether it is of these sizes, whatever the rows.
+    pub(super) fn fits(&self, dims: Dims, params: &Parameters) -> bool {
         let same = |(gradient, value): (&Tensor, &Tensor)| gradient.size() == value.size();
-        self.dims == dims
-            && self.rows == rows
-            && self.gradients.len() == params.values().len()
-            && self.gradients.iter().zip(params.values()).all(same)
+        self.dims == dims && self.gradients.len() == params.values().len() && self.gradients.iter().zip(params.values()).all(same)
+    }
+
+    /// Lends memory for the gradients to entries to the blocks of a layer, or takes it back.
+    pub(super) fn swap_grads(&mut self, layer: usize) {
+        let blocks = &mut self.layers[layer];
+        self.grads.resize_with(blocks.len(), Vec::new);
+        blocks.iter_mut().zip(&mut self.grads).for_each(|(block, grads)| std::mem::swap(&mut block.grads, grads));
     }
 
     /// Whether going over all entries of a source layer is the cheaper way to its active ones.

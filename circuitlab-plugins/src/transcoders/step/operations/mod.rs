@@ -16,8 +16,6 @@
 //! A layer whose entries are too many for that is dense: [`dense`](super::dense) does it, its pre-activations made a second time so
 //! that they need not be kept. No more is kept of a layer between forward and backward than its entries and the edge of its window.
 
-#![cfg_attr(not(test), allow(dead_code, reason = "no setting chooses this form yet"))]
-
 mod backward;
 mod rows;
 mod select;
@@ -29,8 +27,8 @@ use circuitlab_core::parallel::MeshAxis;
 use circuitlab_core::{Batch, Error, Parameters, Result, StepContext, StepOutput, ThresholdForm};
 use tch::{Device, Kind, Tensor};
 
-use super::Losses;
 use super::dense::{self, LayerGradients, Source};
+use super::{Losses, check_before};
 use crate::transcoders::dictionary::{Layer, Reach, layers, product, wide};
 use select::Selected;
 
@@ -55,9 +53,7 @@ pub(super) fn step(
     if forms.len() != layers {
         return Err(Error::Invalid(format!("{layers} layers need as many threshold forms, {} came", forms.len())));
     }
-    if context.accumulate && before.len() != params.values().len() {
-        return Err(Error::Invalid("a later micro-batch came without the ones before".to_owned()));
-    }
+    check_before(context, before.len() == params.values().len())?;
     let batch = &Batch { inputs: wide(&batch.inputs), targets: wide(&batch.targets) };
     let (forwards, reconstruction) = forward(params, reach, batch, context, forms)?;
     let mut residual = reconstruction.g_sub(&batch.targets);
