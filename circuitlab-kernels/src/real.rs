@@ -222,10 +222,11 @@ real!(
 /// A mask as bits, the first lane's lowest: masks of vector units have a bit for each lane already, or all bits of each lane.
 #[inline(always)]
 fn bits(mask: &[u8], lanes: usize) -> u32 {
-    if mask.len() <= lanes.div_ceil(8) {
-        return mask.iter().rev().fold(0, |bits, byte| bits << 8 | u32::from(*byte));
+    match mask {
+        [bits] => (*bits).into(),
+        [low, high] if lanes > 2 => u16::from_le_bytes([*low, *high]).into(),
+        _ => mask.chunks_exact(mask.len() / lanes).rev().fold(0, |bits, lane| bits << 1 | u32::from(lane[0] & 1)),
     }
-    mask.chunks_exact(mask.len() / lanes).rev().fold(0, |bits, lane| bits << 1 | u32::from(lane[0] & 1))
 }
 
 /// Without the branches of `bf16::from_f32`, which cost four times the rest of an optimiser's step.
