@@ -15,8 +15,8 @@ const FIRST_BATCHES: u64 = 2;
 /// What setting biases takes at a time beside its rows.
 const QUANTILE_BYTES: u64 = 16 << 22;
 
-/// Lists of entries grow by doubling: on the way from half full to full a quarter more of their pages was seen than they needed.
-const LISTED: f64 = 1.25;
+/// Lists of entries have room for as many as the features so far let expect, and lie between each other in memory.
+const LISTED: f64 = 1.1;
 
 /// What the memory of a rank depends on.
 #[derive(Debug)]
@@ -127,19 +127,19 @@ impl Memory {
     }
 }
 
-/// What a step makes along its way. Per row and layer: inputs by layer, the error, and the targets' spread, `d_model` numbers each. And
-/// per feature, where the step works on entries: for an active one its row in 32 bits, its value, its penalty's slope and its gradient;
-/// and of the silent ones, near their threshold or far from it, at most half, the row of each. Else the pre-activation and the
-/// activation of all layers, with a mask; and of one layer two more that its gradient takes.
+/// What a step makes along its way. Per row and layer, `d_model` numbers each: the error, and twice what the targets' spread takes. And
+/// per feature, where the step works on entries: for an active one its row in 32 bits and its value, and in one layer its gradient;
+/// and of the silent ones, near their threshold or far from it, at most half, the row of each. Else inputs by layer, and per feature the
+/// pre-activation and the activation of all layers, with a mask; and of one layer two more that its gradient takes.
 fn activations(sizes: &Sizes<'_>) -> u64 {
     let full = bytes(Precision::Full.kind(sizes.kind)) as f64;
     let Dims { layers, d_model, d_features } = sizes.dims;
     let (rows, layers, features) = (sizes.rows as f64, layers as f64, d_features.div_ceil(sizes.layout.feature.max(1)) as f64);
-    let of_entry = match sizes.active_share {
-        Some(share) => layers * LISTED * (share * (4.0 + 3.0 * full) + (1.0 - share) / 2.0 * 4.0),
-        None => layers * (2.0 * full + 1.0) + 2.0 * full,
+    let (of_number, of_feature) = match sizes.active_share {
+        Some(share) => (3.0 * full, LISTED * (layers * (share * (4.0 + full) + (1.0 - share) / 2.0 * 4.0) + share * full)),
+        None => (4.0 * full, layers * (2.0 * full + 1.0) + 2.0 * full),
     };
-    (rows * (layers * d_model as f64 * 4.0 * full + features * of_entry)) as u64
+    (rows * (layers * d_model as f64 * of_number + features * of_feature)) as u64
 }
 
 fn bytes(kind: Kind) -> u64 {
@@ -214,8 +214,8 @@ mod tests {
         let got = memory(Kind::Float, ONE, Some(0.25), 4.0);
         // 108 numbers in the first layer, 76 in the second.
         assert_eq!((got.weights, got.masters, got.moments, got.gradients, got.gathered), (4 * 184, 0, 8 * 184, 4 * 184, 0));
-        // 10 rows of 2 x 4 x 4 floats, and 2 x 8 entries a row: a quarter active at 16 bytes, three eighths known by row.
-        assert_eq!(got.activations, 10 * (2 * 4 * 4 * 4) + (10 * 16 * 4 + 10 * 16 * 3 / 8 * 4) * 5 / 4);
+        // 10 rows of 2 x 4 x 3 floats, and 160 entries: a quarter active at 8 bytes, and 4 more in one layer; three eighths known by row.
+        assert_eq!(got.activations, 10 * (2 * 4 * 3 * 4) + (40 * 8 + 20 * 4 + 60 * 4) * 11 / 10);
         assert_eq!((got.saving, got.batches, got.start), (4 * (184 + 64), 4 * 10 * 8 * 2 * 4, 2 * 100 * 8 * 2 * 4 + (16 << 22)));
         assert_eq!(got.peak(Device::Cpu), 5000 + 1000 + got.weights + got.start, "the start takes most of so small a run");
         let state = got.weights + got.moments + got.gradients + got.activations + got.saving;
