@@ -1,10 +1,11 @@
 //! Safetensors files: mapped for reading, written whole.
 
 use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
 use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result, files};
@@ -119,29 +120,54 @@ impl TensorFile {
     }
 }
 
-/// Writes tensors to a file, atomically.
+/// Writes tensors to a file, atomically. They may be many times what is left of the memory: a piece of one is copied at a time.
 ///
 /// # Errors
 /// Types that safetensors has not, and what the file system returns.
 pub fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    let blobs = tensors
-        .iter()
-        .map(|(name, tensor)| {
-            let dtype = dtype_of(tensor.kind())
-                .ok_or_else(|| Error::Invalid(format!("tensor `{name}` has the unsupported type {:?}", tensor.kind())))?;
-            let shape = tensor.size().iter().map(|size| *size as usize).collect::<Vec<_>>();
-            Ok((name, dtype, shape, bytes(tensor)?))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let views = blobs
-        .iter()
-        .map(|(name, dtype, shape, data)| {
-            Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), data).map_err(|error| Error::Invalid(error.to_string()))?))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let whole =
-        safetensors::serialize(views, None).map_err(|error| Error::Invalid(format!("cannot lay out `{}`: {error}", path.display())))?;
-    files::write_atomic(path, |out| out.write_all(&whole))
+    let with_type = |(name, tensor): &'_ (String, Tensor)| -> Result<Dtype> {
+        dtype_of(tensor.kind()).ok_or_else(|| Error::Invalid(format!("tensor `{name}` has the unsupported type {:?}", tensor.kind())))
+    };
+    let mut order = tensors.iter().map(|named| Ok((with_type(named)?, named))).collect::<Result<Vec<_>>>()?;
+    // As the safetensors package does: wider types first, so that all are aligned.
+    order.sort_by(|(left, (left_name, _)), (right, (right_name, _))| right.cmp(left).then(left_name.cmp(right_name)));
+    let header = header(&order).map_err(|error| Error::Invalid(format!("cannot lay out `{}`: {error}", path.display())))?;
+    files::write_atomic(path, |out| {
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        order.iter().try_for_each(|(_, (_, tensor))| write_pieces(out, tensor))
+    })
+}
+
+/// What stands before the numbers, but for its length: the place of each tensor after it. Padded so that they begin at a multiple of 8.
+fn header(order: &[(Dtype, &(String, Tensor))]) -> std::result::Result<Vec<u8>, Box<dyn std::error::Error>> {
+    let mut begin = 0;
+    let place = |(dtype, (name, tensor)): &(Dtype, &(String, Tensor))| {
+        let end = begin + tensor.numel() * tensor.kind().elt_size_in_bytes();
+        let shape = tensor.size().iter().map(|size| *size as usize).collect();
+        let info = TensorInfo { dtype: *dtype, shape, data_offsets: (begin, end) };
+        begin = end;
+        (name.clone(), info)
+    };
+    let mut header = serde_json::to_vec(&Metadata::new(None, order.iter().map(place).collect())?)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Ok(header)
+}
+
+/// Writes a tensor's bytes, some rows at a time.
+fn write_pieces(out: &mut dyn Write, tensor: &Tensor) -> io::Result<()> {
+    const PIECE_BYTES: usize = 1 << 24;
+    let size = tensor.size();
+    let count = size.first().map_or(1, |rows| *rows as usize);
+    let row_bytes = tensor.numel() * tensor.kind().elt_size_in_bytes() / count.max(1);
+    let at_a_time = (PIECE_BYTES / row_bytes.max(1)).max(1);
+    for start in (0..count).step_by(at_a_time) {
+        let rows = at_a_time.min(count - start);
+        let piece = if size.is_empty() { Ok(tensor.shallow_clone()) } else { tensor.f_narrow(0, start as i64, rows as i64) };
+        let piece = piece.map_err(Error::from).and_then(|piece| bytes(&piece)).map_err(io::Error::other)?;
+        out.write_all(&piece)?;
+    }
+    Ok(())
 }
 
 /// The bytes of a tensor, row by row, little endian.
@@ -203,6 +229,35 @@ mod tests {
             assert_eq!(&file.dtype(name).expect("is there"), name);
         }
         assert!(file.tensor("F33", None, Device::Cpu).expect_err("no such tensor").to_string().contains("the nearest is `F32`"));
+        std::fs::remove_file(path).expect("clean up");
+    }
+
+    #[test]
+    fn a_file_is_that_of_the_package_whatever_the_shapes() {
+        let path = scratch("shapes");
+        let numbers =
+            |shape: &[i64], kind| Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu)).view(shape).to_kind(kind);
+        let tensors: Vec<(String, Tensor)> = [
+            ("large", numbers(&[5, 1100, 1000], Kind::Float)),
+            ("turned", numbers(&[7, 900, 1000], Kind::Float).transpose(0, 1)),
+            ("one", numbers(&[], Kind::Double)),
+            ("none", numbers(&[0, 3], Kind::Float)),
+            ("empty rows", numbers(&[3, 0], Kind::Int64)),
+            ("bytes", numbers(&[13], Kind::Int8)),
+        ]
+        .map(|(name, tensor)| (name.to_owned(), tensor))
+        .into();
+        write(&path, &tensors).expect("writes");
+        let blobs: Vec<(&str, Dtype, Vec<usize>, Vec<u8>)> = tensors
+            .iter()
+            .map(|(name, tensor)| {
+                let shape = tensor.size().iter().map(|size| *size as usize).collect();
+                (name.as_str(), dtype_of(tensor.kind()).expect("known"), shape, bytes(tensor).expect("copies"))
+            })
+            .collect();
+        let views = blobs.iter().map(|(name, dtype, shape, data)| (*name, TensorView::new(*dtype, shape.clone(), data).expect("fits")));
+        let want = safetensors::serialize(views, None).expect("lays out");
+        assert!(std::fs::read(&path).expect("reads") == want, "not the bytes that the package writes");
         std::fs::remove_file(path).expect("clean up");
     }
 
