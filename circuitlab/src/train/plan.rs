@@ -144,6 +144,12 @@ impl MemberCost {
     }
 }
 
+/// Whether a step touches active entries alone: what it does with thresholds, unless it is told not to.
+fn works_on_entries(config: &TrainConfig, activation: &dyn SparsityActivation) -> Result<bool> {
+    let dense = config.transcoder.settings.get("step").is_some_and(|form| form == "dense");
+    Ok(!dense && has_threshold_form(activation)?)
+}
+
 fn member_cost(request: &TrainRequest<'_>, plan_for: &PlanFor, config: &TrainConfig, layout: Layout) -> Result<MemberCost> {
     let (kind, device) = placement(config);
     let Subject { transcoder, activation, dims, rows, windows } = Subject::of(request, plan_for, config)?;
@@ -174,7 +180,7 @@ fn member_cost(request: &TrainRequest<'_>, plan_for: &PlanFor, config: &TrainCon
         batch_rows,
         first_rows: (config.init.rows as u64).min(rows.unwrap_or(u64::MAX)),
         // More are active at the start than ever after.
-        active_share: has_threshold_form(&*activation)?.then(|| config.init.share(dims.d_features as f64)),
+        active_share: works_on_entries(config, &*activation)?.then(|| config.init.share(dims.d_features as f64)),
         windows,
         process: memory::process(),
     });
