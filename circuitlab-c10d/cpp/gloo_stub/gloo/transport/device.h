@@ -1,0 +1,13 @@
+// Declarations for ProcessGroupGloo.hpp. See ../../README.md.
+#pragma once
+
+namespace gloo::transport {
+
+class Device;
+
+class UnboundBuffer {
+ public:
+  virtual ~UnboundBuffer() = 0;
+};
+
+} // namespace gloo::transport

@@ -1,0 +1,46 @@
+//! PyTorch's own process groups (c10d), which live inside libtorch, behind a safe interface.
+//!
+//! [`Environment`] reads what a launcher told this process: torchrun's variables, or SLURM's. [`World::join`] meets the other ranks at
+//! the master's address. [`World::group`] makes groups of some of them, whose collectives go through Gloo:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use circuitlab_c10d::{Environment, Reduction, World};
+//! use tch::Tensor;
+//!
+//! # fn main() -> circuitlab_core::Result<()> {
+//! let world = World::join(&Environment::read()?, Duration::from_secs(300))?;
+//! let everyone: Vec<usize> = (0..world.axis().size).collect();
+//! let group = world.group("all", &everyone, Duration::from_secs(60))?;
+//! let mut tensor = Tensor::from_slice(&[1.0_f32, 2.0]);
+//! group.all_reduce(&mut tensor, Reduction::Sum)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! **Errors.** Every operation has a time limit. Where one fails, the error names this rank, the operation and its number in the group, and who
+//! is at fault: each rank keeps a port open on which it says how far it is, and a rank whose operation failed asks all others. So one that is gone, one
+//! that hangs and one that is in another operation are told apart, whatever the collective saw of it. A group is of no use after that.
+//!
+//! **Memory.** An operation owns the tensors that it works on until it ended, also where its handle is dropped.
+//!
+//! **Ending.** Dropping a group never waits for ranks that do not answer: what is still under way is left to a thread that the end of the
+//! process takes along.
+
+mod environment;
+mod ffi;
+mod group;
+mod hosts;
+mod place;
+mod presence;
+mod store;
+mod traffic;
+mod work;
+mod world;
+
+pub use environment::Environment;
+pub use group::{ProcessGroup, Reduction};
+pub use store::Store;
+pub use traffic::{Operation, Traffic};
+pub use work::Work;
+pub use world::World;

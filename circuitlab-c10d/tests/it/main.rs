@@ -1,0 +1,8 @@
+//! Collectives, meetings and faults between processes: each test starts itself again for every rank.
+#![allow(clippy::print_stderr, reason = "a rank tells the test that started it what it got")]
+
+mod faults;
+mod meeting;
+mod operations;
+mod ranks;
+mod volume;
