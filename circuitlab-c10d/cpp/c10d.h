@@ -44,7 +44,9 @@ clc_error clc_all_to_all(
     clc_group* group, void* received, void* sent, const int64_t* received_rows, const int64_t* sent_rows, clc_work** out);
 clc_error clc_barrier(clc_group* group, clc_work** out);
 
+// Fails where the operation did, and where it has not ended in time; `clc_work_ended` tells which.
 clc_error clc_work_wait(clc_work* work, int64_t limit);
+bool clc_work_ended(clc_work* work);
 void clc_work_close(clc_work* work);
 
 } // extern "C"

@@ -224,6 +224,12 @@ clc_error clc_work_wait(clc_work* work, int64_t limit) {
   });
 }
 
+bool clc_work_ended(clc_work* work) {
+  bool ended = true;
+  clc_free(guarded([&] { ended = work->work->isCompleted(); }));
+  return ended;
+}
+
 void clc_work_close(clc_work* work) {
   clc_free(guarded([&] { delete work; }));
 }

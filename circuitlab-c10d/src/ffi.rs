@@ -59,6 +59,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn clc_barrier(group: *mut GroupHandle, out: *mut *mut WorkHandle) -> *mut c_char;
     fn clc_work_wait(work: *mut WorkHandle, limit: i64) -> *mut c_char;
+    fn clc_work_ended(work: *mut WorkHandle) -> bool;
     fn clc_work_close(work: *mut WorkHandle);
 }
 
@@ -224,6 +225,12 @@ impl RawWork {
     pub(crate) fn wait(&mut self, limit: Duration) -> Outcome<()> {
         // SAFETY: the work lives as long as `self`.
         checked(unsafe { clc_work_wait(self.0.as_ptr(), milliseconds(limit)) })
+    }
+
+    /// Whether it is over; where it is not, a wait that failed was too short.
+    pub(crate) fn is_over(&mut self) -> bool {
+        // SAFETY: as above.
+        unsafe { clc_work_ended(self.0.as_ptr()) }
     }
 }
 

@@ -2,8 +2,10 @@
 
 mod fault;
 mod inner;
+pub(crate) mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use circuitlab_core::{Axis, Result};
 use tch::{Device, Kind, Tensor};
@@ -22,6 +24,15 @@ pub enum Reduction {
     Max,
     /// The smallest is taken.
     Min,
+}
+
+/// How long operations may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// A rank that is gone, hangs or is cut off ends the others' operations within this time.
+    pub silent: Duration,
+    /// An operation ends within this time though all ranks answer: one of them may be in a long computation, or write a large file.
+    pub longest: Duration,
 }
 
 /// Some ranks of a run, which call the same operations in the same order.

@@ -5,22 +5,24 @@
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! use circuitlab_c10d::{Environment, Reduction, World};
+//! use circuitlab_c10d::{Environment, Limits, Reduction, World};
 //! use tch::Tensor;
 //!
 //! # fn main() -> circuitlab_core::Result<()> {
 //! let world = World::join(&Environment::read()?, Duration::from_secs(300))?;
 //! let everyone: Vec<usize> = (0..world.axis().size).collect();
-//! let group = world.group("all", &everyone, Duration::from_secs(60))?;
+//! let limits = Limits { silent: Duration::from_secs(60), longest: Duration::from_secs(1800) };
+//! let group = world.group("all", &everyone, limits)?;
 //! let mut tensor = Tensor::from_slice(&[1.0_f32, 2.0]);
 //! group.all_reduce(&mut tensor, Reduction::Sum)?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! **Errors.** Every operation has a time limit. Where one fails, the error names this rank, the operation and its number in the group, and who
-//! is at fault: each rank keeps a port open on which it says how far it is, and a rank whose operation failed asks all others. So one that is gone, one
-//! that hangs and one that is in another operation are told apart, whatever the collective saw of it. A group is of no use after that.
+//! **Errors.** Each rank keeps a port open on which it says how far it is. A rank that waits has an eye on another one, and where an operation
+//! fails all are asked: so one that is gone, one that hangs and one that is in another operation are told apart, whatever the collective saw of
+//! it. The error names this rank, the operation and its number in the group, and who is at fault; the other ranks are told, and stop too. A
+//! group is of no use after that. See [`Limits`] for how long all this takes.
 //!
 //! **Memory.** An operation owns the tensors that it works on until it ended, also where its handle is dropped.
 //!
@@ -39,7 +41,7 @@ mod work;
 mod world;
 
 pub use environment::Environment;
-pub use group::{ProcessGroup, Reduction};
+pub use group::{Limits, ProcessGroup, Reduction};
 pub use store::Store;
 pub use traffic::{Operation, Traffic};
 pub use work::Work;

@@ -174,12 +174,17 @@ pub(crate) enum Answer {
 
 /// Asks ranks how far they are in a group; answers are in their order.
 pub(crate) fn ask(places: &[Place], group: &str) -> Vec<Answer> {
-    at_once(places, |place| understood(place, group, exchange(place, "")))
+    ask_within(places, group, PATIENCE)
+}
+
+/// The same with another time that they have to answer.
+pub(crate) fn ask_within(places: &[Place], group: &str, limit: Duration) -> Vec<Answer> {
+    at_once(places, |place| understood(place, group, exchange(place, "", limit.max(Duration::from_millis(1)))))
 }
 
 /// Tells ranks what is the matter, in one line, so that they can say it too. Those who do not listen are passed over.
 pub(crate) fn tell(places: &[Place], what: &str) {
-    at_once(places, |place| drop(exchange(place, what)));
+    at_once(places, |place| drop(exchange(place, what, PATIENCE)));
 }
 
 fn at_once<T: Send>(places: &[Place], work: impl Fn(Place) -> T + Sync) -> Vec<T> {
@@ -209,10 +214,10 @@ fn understood(place: Place, group: &str, answer: io::Result<String>) -> Answer {
     Answer::At(lines.filter_map(progress).find(|(name, _)| *name == group).map(|(_, at)| at))
 }
 
-fn exchange(place: Place, told: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&place.address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+fn exchange(place: Place, told: &str, limit: Duration) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&place.address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
     let line: String = format!("{:x} {told}", place.token).chars().filter(|letter| *letter != '\n').collect();
     stream.write_all(format!("{}\n", line.trim_end()).as_bytes())?;
     let mut text = String::new();

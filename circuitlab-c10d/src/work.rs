@@ -7,7 +7,7 @@ use circuitlab_core::Result;
 use tch::Tensor;
 
 use crate::ffi::RawWork;
-use crate::group::Inner;
+use crate::group::{Inner, watch};
 
 /// An operation under way, to be ended by [`wait`](Self::wait). It owns the tensors that it reads and writes.
 ///
@@ -32,7 +32,7 @@ impl Run {
     }
 
     fn wait(mut self) -> Result<()> {
-        let outcome = self.raw.wait(self.group.longest());
+        let outcome = watch::wait(&self.group, &mut self.raw);
         self.group.ended(self.call, &self.what, outcome)
     }
 }

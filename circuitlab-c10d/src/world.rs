@@ -9,7 +9,7 @@ use circuitlab_core::{Axis, Error, Result};
 
 use crate::environment::Environment;
 use crate::ffi::RawGroup;
-use crate::group::{Inner, ProcessGroup};
+use crate::group::{Inner, Limits, ProcessGroup};
 use crate::place;
 use crate::presence::{Place, Presence};
 use crate::store::{Store, address};
@@ -55,12 +55,12 @@ impl World {
         self.meeting.as_ref().map(|meeting| &meeting.store)
     }
 
-    /// Makes a group of these ranks, whose operations take at most `limit` each. All of them call this, with the same arguments, and
+    /// Makes a group of these ranks, whose operations end within the limits. All of them call this, with the same arguments, and
     /// wait for each other; a name makes one group.
     ///
     /// # Errors
     /// Members that are no ranks, or not this one; a name that was used; members that do not come.
-    pub fn group(&self, name: &str, members: &[usize], limit: Duration) -> Result<ProcessGroup> {
+    pub fn group(&self, name: &str, members: &[usize], limits: Limits) -> Result<ProcessGroup> {
         let Axis { rank, size } = self.axis;
         let wrong = |message: &str| Error::Invalid(format!("rank {rank} of {size}, group `{}`: {message}", name.escape_debug()));
         let ordered = members.is_sorted_by(|before, after| before < after) && members.last().is_some_and(|last| *last < size);
@@ -72,13 +72,13 @@ impl World {
         if !self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned()) {
             return Err(wrong("there is a group of that name; expected each name once"));
         }
-        let inner = Inner::new(name.to_owned(), self.axis, members.to_vec(), place, limit);
+        let inner = Inner::new(name.to_owned(), self.axis, members.to_vec(), place, limits);
         let Some(meeting) = self.meeting.as_ref().filter(|_| members.len() > 1) else { return Ok(ProcessGroup::new(inner)) };
         let Meeting { store, own, places, presence } = meeting;
         // Members are part of the key, so that ranks which disagree about them never meet.
         let prefix = store.key(&format!("group/{name}/{members:?}"));
         let axis = Axis { rank: place, size: members.len() };
-        let raw = RawGroup::gloo(&mut store.lock(), &prefix, axis, &own.to_string(), [self.limit, limit]);
+        let raw = RawGroup::gloo(&mut store.lock(), &prefix, axis, &own.to_string(), [self.limit, limits.longest]);
         let raw = raw.map_err(|text| {
             let first = crate::store::first_line(&text);
             wrong(&format!("the members {members:?} did not connect within {} s: {first}", self.limit.as_secs_f64()))

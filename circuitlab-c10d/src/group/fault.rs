@@ -9,14 +9,13 @@ const MOST: usize = 4;
 
 /// What is the matter by the word of another rank, or by the other members' answers, and what the collective itself saw.
 pub(crate) fn cause(group: &Inner, call: u64, what: &str, text: &str) -> String {
-    let seen = plain(text, group.limit.as_secs_f64());
-    let told = || group.presence.as_ref().and_then(|presence| presence.told());
-    let found = if let Some(told) = told() {
+    let seen = plain(text, group.limits.longest.as_secs_f64());
+    let found = if let Some(told) = group.told() {
         told
     } else {
         let found = findings(group, call, what);
         // Somebody may have been quicker, and seen what came first.
-        let Some(found) = told().or(found) else { return seen };
+        let Some(found) = group.told().or(found) else { return seen };
         let others: Vec<Place> =
             group.places.iter().copied().enumerate().filter(|(rank, _)| *rank != group.world.rank).map(|(_, place)| place).collect();
         tell(&others, &format!("{found}, says rank {}", group.world.rank));

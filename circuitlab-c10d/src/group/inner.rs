@@ -3,11 +3,10 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use circuitlab_core::{Axis, Error, Result};
 
-use super::fault;
+use super::{Limits, fault};
 use crate::ffi::{Outcome, RawGroup, RawWork};
 use crate::presence::{Place, Presence};
 use crate::traffic::{Operation, Traffic};
@@ -35,7 +34,7 @@ pub(crate) struct Inner {
     /// Where all ranks of the run answer; none of them in a run of one.
     pub(crate) places: Arc<[Place]>,
     pub(crate) presence: Option<Arc<Presence>>,
-    pub(crate) limit: Duration,
+    pub(crate) limits: Limits,
     state: Mutex<State>,
 }
 
@@ -50,9 +49,9 @@ struct State {
 }
 
 impl Inner {
-    pub(crate) fn new(name: String, world: Axis, members: Vec<usize>, place: usize, limit: Duration) -> Self {
+    pub(crate) fn new(name: String, world: Axis, members: Vec<usize>, place: usize, limits: Limits) -> Self {
         let state = State { raw: None, calls: 0, traffic: Traffic::default(), broken: None };
-        Self { name, world, members, place, places: Arc::new([]), presence: None, limit, state: Mutex::new(state) }
+        Self { name, world, members, place, places: Arc::new([]), presence: None, limits, state: Mutex::new(state) }
     }
 
     pub(crate) fn connected(mut self, raw: RawGroup, places: Arc<[Place]>, presence: Arc<Presence>) -> Self {
@@ -73,9 +72,15 @@ impl Inner {
         self.state().traffic
     }
 
-    /// How long an operation is waited for: Gloo ends its own waiting at the limit, and knows more of the cause.
-    pub(crate) fn longest(&self) -> Duration {
-        self.limit + Duration::from_secs(1)
+    /// What another rank told this one to be the matter.
+    pub(crate) fn told(&self) -> Option<String> {
+        self.presence.as_ref().and_then(|presence| presence.told())
+    }
+
+    /// Where the next member answers.
+    pub(crate) fn next_place(&self) -> Option<Place> {
+        let next = self.members.get((self.place + 1) % self.members.len())?;
+        self.places.get(*next).copied()
     }
 
     /// Begins an operation, unless there is nobody to do it with, or nothing to do (`skip`), which all members know.
@@ -89,6 +94,9 @@ impl Inner {
         let mut state = self.state();
         if let Some(broken) = &state.broken {
             return Err(self.wrong(operation, &format!("the group is of no use since an operation failed: {broken}")));
+        }
+        if let Some(told) = self.told() {
+            return Err(self.wrong(operation, &told));
         }
         state.calls += 1;
         let (call, what) = (state.calls, format!("{operation}{what}"));

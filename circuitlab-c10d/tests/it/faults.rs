@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use circuitlab_c10d::{Environment, ProcessGroup, Reduction, World};
+use circuitlab_c10d::{Environment, Limits, ProcessGroup, Reduction, World};
 use tch::{Device, Kind, Tensor};
 
 use crate::ranks::{LIMIT, is_rank, outputs, said, started};
@@ -15,10 +15,13 @@ const SHORT: Duration = Duration::from_secs(4);
 /// What a rank prints when it is ready to be harmed.
 const READY: &str = "ready";
 
-fn world() -> (World, ProcessGroup) {
+/// Where all answer an operation may take longer than any test.
+const PATIENT: Limits = Limits { silent: SHORT, longest: LIMIT };
+
+fn world(limits: Limits) -> (World, ProcessGroup) {
     let world = World::join(&Environment::read().expect("variables"), LIMIT).expect("all come");
     let all: Vec<usize> = (0..world.axis().size).collect();
-    let group = world.group("all", &all, SHORT).expect("all come");
+    let group = world.group("all", &all, limits).expect("all come");
     group.barrier().expect("all answer");
     (world, group)
 }
@@ -57,7 +60,7 @@ fn after(test: &str, harm: &str) -> Vec<String> {
     signal(&harmed, harm);
     let begun = Instant::now();
     let errors = outputs(children).iter().map(said).collect();
-    // The limit, the second that Gloo is given beyond it, the questions, and leave for a busy machine.
+    // The limit, the questions, and leave for a busy machine; less than what an operation may take.
     assert!(begun.elapsed() < 2 * SHORT + LIMIT / 2, "{:?}", begun.elapsed());
     let _ = harmed.kill();
     let _ = harmed.wait();
@@ -67,7 +70,7 @@ fn after(test: &str, harm: &str) -> Vec<String> {
 #[test]
 fn a_rank_that_is_killed_is_named() {
     if is_rank() {
-        return add_until_it_fails(&world().1);
+        return add_until_it_fails(&world(PATIENT).1);
     }
     for said in after("faults::a_rank_that_is_killed_is_named", "-KILL") {
         assert!(said.contains("failed after ") && said.contains("all_reduce of 4096 Float: rank 2 (127.0.0.1) is gone"), "{said}");
@@ -77,7 +80,7 @@ fn a_rank_that_is_killed_is_named() {
 #[test]
 fn a_rank_that_is_stopped_is_named_within_the_limit() {
     if is_rank() {
-        return add_until_it_fails(&world().1);
+        return add_until_it_fails(&world(PATIENT).1);
     }
     for said in after("faults::a_rank_that_is_stopped_is_named_within_the_limit", "-STOP") {
         let named = "rank 2 (127.0.0.1) does not answer: it hangs, or is cut off";
@@ -88,7 +91,7 @@ fn a_rank_that_is_stopped_is_named_within_the_limit() {
 #[test]
 fn a_rank_that_leaves_by_itself_is_named() {
     if is_rank() {
-        let (world, group) = world();
+        let (world, group) = world(PATIENT);
         if world.axis().rank != 1 {
             add_until_it_fails(&group);
         }
@@ -105,7 +108,7 @@ fn a_rank_that_leaves_by_itself_is_named() {
 #[test]
 fn a_rank_that_does_something_else_is_named() {
     if is_rank() {
-        let (world, group) = world();
+        let (world, group) = world(PATIENT);
         let rank = world.axis().rank;
         let mut tensor = Tensor::ones([if rank == 0 { 7 } else { 5 }], (Kind::Float, Device::Cpu));
         let error = group.all_reduce(&mut tensor, Reduction::Sum).expect_err("shapes differ").to_string();
@@ -122,11 +125,26 @@ fn a_rank_that_does_something_else_is_named() {
     assert!(outputs.iter().all(|output| output.status.code().is_some()), "no process is ended by a signal: {said:?}");
 }
 
+#[test]
+fn a_rank_that_is_late_and_answers_is_waited_for() {
+    let limits = Limits { silent: SHORT / 4, longest: LIMIT };
+    if is_rank() {
+        let (world, group) = world(limits);
+        if world.axis().rank == 1 {
+            std::thread::sleep(SHORT);
+        }
+        return group.barrier().expect("it comes");
+    }
+    for output in outputs(started("faults::a_rank_that_is_late_and_answers_is_waited_for", 3)) {
+        assert!(output.status.success(), "{}", said(&output));
+    }
+}
+
 /// Handles, groups and worlds are dropped while others hang; the process must end, and well.
 #[test]
 fn ending_waits_for_nobody() {
     if is_rank() {
-        let (world, group) = world();
+        let (world, group) = world(Limits { silent: SHORT, longest: SHORT });
         if world.axis().rank == 1 {
             eprintln!("{READY}");
             std::thread::sleep(20 * SHORT);

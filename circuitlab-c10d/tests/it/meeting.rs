@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use circuitlab_c10d::{Environment, Store, World};
 
-use crate::ranks::{LIMIT, command, everyone, free_port, is_rank, outputs, said, together};
+use crate::ranks::{LIMIT, LIMITS, command, everyone, free_port, is_rank, outputs, said, together};
 
 fn place(rank: usize, ranks: usize, port: u16) -> Environment {
     Environment { rank, ranks, host: "127.0.0.1".to_owned(), port, ..Environment::alone() }
@@ -154,5 +154,5 @@ fn a_store_keeps_what_it_is_given() {
 /// The store goes with rank 0: it must not while others ask.
 fn everyone_leaves(world: &World) {
     let all: Vec<usize> = (0..world.axis().size).collect();
-    world.group("leaving", &all, LIMIT).and_then(|group| group.barrier()).expect("all answer");
+    world.group("leaving", &all, LIMITS).and_then(|group| group.barrier()).expect("all answer");
 }

@@ -5,7 +5,7 @@ use circuitlab_core::Axis;
 use proptest::test_runner::{Config, TestRunner};
 use tch::{Device, Kind, Tensor};
 
-use crate::ranks::{LIMIT, everyone, together};
+use crate::ranks::{LIMITS, everyone, together};
 
 const SHAPES: [&[i64]; 7] = [&[], &[0], &[1], &[7], &[3, 5], &[4, 0, 2], &[100_003]];
 
@@ -169,8 +169,8 @@ fn of_two_groups_at_once() {
     together("operations::of_two_groups_at_once", 4, |world| {
         let rank = world.axis().rank;
         let (row, column) = (rank / 2, rank % 2);
-        let rows = world.group(&format!("row {row}"), &[2 * row, 2 * row + 1], LIMIT).expect("both come");
-        let columns = world.group(&format!("column {column}"), &[column, column + 2], LIMIT).expect("both come");
+        let rows = world.group(&format!("row {row}"), &[2 * row, 2 * row + 1], LIMITS).expect("both come");
+        let columns = world.group(&format!("column {column}"), &[column, column + 2], LIMITS).expect("both come");
         assert_eq!((rows.axis(), columns.axis()), (Axis { rank: column, size: 2 }, Axis { rank: row, size: 2 }));
         let along = rows.start_all_reduce(given(rank, &[9001], Kind::Float), Reduction::Sum).expect("begins");
         let across = columns.start_all_reduce(given(rank, &[9001], Kind::Float), Reduction::Sum).expect("begins");
@@ -180,7 +180,7 @@ fn of_two_groups_at_once() {
         all_operations(&rows);
         all_operations(&columns);
         for (name, members) in [("row 0", vec![rank]), ("x", vec![rank, 9]), ("x", vec![]), ("a\nb", vec![rank])] {
-            let refused = world.group(name, &members, LIMIT);
+            let refused = world.group(name, &members, LIMITS);
             // Ranks 2 and 3 have made no group of the first name.
             assert_eq!(refused.is_err(), name != "row 0" || row == 0, "{name}");
         }

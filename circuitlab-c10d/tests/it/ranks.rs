@@ -5,10 +5,12 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use circuitlab_c10d::{Environment, ProcessGroup, World};
+use circuitlab_c10d::{Environment, Limits, ProcessGroup, World};
 
 /// Longer than any test here takes on a busy machine; those that measure a limit set one of their own.
 pub(crate) const LIMIT: Duration = Duration::from_mins(1);
+
+pub(crate) const LIMITS: Limits = Limits { silent: LIMIT, longest: LIMIT };
 
 const MARK: &str = "CIRCUITLAB_C10D_TEST_RANK";
 
@@ -57,5 +59,5 @@ pub(crate) fn free_port() -> u16 {
 /// The group of all.
 pub(crate) fn everyone(world: &World) -> ProcessGroup {
     let all: Vec<usize> = (0..world.axis().size).collect();
-    world.group("all", &all, LIMIT).expect("all come")
+    world.group("all", &all, LIMITS).expect("all come")
 }

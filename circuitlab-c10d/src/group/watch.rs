@@ -1,0 +1,45 @@
+//! Waiting for an operation, with an eye on the others.
+
+use std::time::{Duration, Instant};
+
+use crate::ffi::{Outcome, RawWork};
+use crate::group::Inner;
+use crate::presence::{Answer, ask_within};
+
+/// How often it is looked whether another rank tells of a fault.
+const SLICE: Duration = Duration::from_millis(500);
+
+/// Waits for an operation: as long as it may take while all ranks answer, but no longer than until one that does not is noticed.
+///
+/// Each rank has an eye on the next one of the group, and tells all when it finds it gone or silent. So everybody is watched, and the
+/// number of questions does not grow with the square of the ranks.
+pub(crate) fn wait(group: &Inner, work: &mut RawWork) -> Outcome<()> {
+    let begun = Instant::now();
+    // Half of the time is for the answer.
+    let half = group.limits.silent / 2;
+    let mut question = half;
+    loop {
+        match work.wait(SLICE.min(half.max(Duration::from_millis(1)))) {
+            Err(_) if !work.is_over() => {}
+            outcome => return outcome,
+        }
+        let waited = begun.elapsed();
+        let given_up = || Err(format!("given up after {:.1} s", begun.elapsed().as_secs_f64()));
+        if group.told().is_some() {
+            return given_up();
+        }
+        // Gloo ends its own waiting at the limit, and knows more of the cause.
+        if waited > group.limits.longest + Duration::from_secs(1) {
+            return given_up();
+        }
+        if waited >= question {
+            if let Some(next) = group.next_place()
+                && matches!(ask_within(&[next], &group.name, half)[..], [Answer::Gone | Answer::Silent])
+                && !work.is_over()
+            {
+                return given_up();
+            }
+            question = begun.elapsed() + half;
+        }
+    }
+}
