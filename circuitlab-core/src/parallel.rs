@@ -3,9 +3,9 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// One axis of the mesh, as one rank sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,16 @@ pub enum MeshAxis {
     Feature,
 }
 
+impl Mesh {
+    /// This rank's place on an axis.
+    pub fn axis(&self, axis: MeshAxis) -> Axis {
+        match axis {
+            MeshAxis::Data => self.data,
+            MeshAxis::Feature => self.feature,
+        }
+    }
+}
+
 /// How the ranks of a run share its work. Initial weights, losses and results do not depend on it, up to summation order.
 ///
 /// Conformance is checked by [`testing::strategy`](crate::testing::strategy).
@@ -69,11 +79,50 @@ pub trait ParallelismStrategy: Debug + Send + Sync {
         gradients.iter_mut().try_for_each(|gradient| self.sum(MeshAxis::Data, gradient))
     }
 
+    /// Joins what the ranks of an axis have along the first axis of a tensor: each has its [`share`](Axis::share) of `rows`, and all get the
+    /// whole. Of whole numbers, those below 2^53 are kept.
+    ///
+    /// # Errors
+    /// A tensor that is not this rank's share; a rank that does not answer.
+    fn gather(&self, axis: MeshAxis, own: &Tensor, rows: usize) -> Result<Tensor> {
+        let place = self.mesh().axis(axis);
+        if place.size == 1 {
+            return Ok(own.shallow_clone());
+        }
+        let mut whole = zeros_around(own, place, rows)?;
+        // Nothing added to a number is the number.
+        self.sum(axis, &mut whole)?;
+        Ok(whole.f_to_kind(own.kind())?)
+    }
+
     /// Waits until every rank is here.
     ///
     /// # Errors
     /// A rank that does not answer.
     fn barrier(&self) -> Result<()>;
+}
+
+/// A share of `rows` with zeros in the place of the others, of a type that can be added up.
+fn zeros_around(own: &Tensor, place: Axis, rows: usize) -> Result<Tensor> {
+    let share = place.share(rows);
+    let mut shape = own.size();
+    if shape.first().copied() != i64::try_from(share.len()).ok() {
+        return Err(Error::Invalid(format!(
+            "gathering: rank {} of {} has {} of {rows} rows, and a tensor of shape {shape:?} came",
+            place.rank,
+            place.size,
+            share.len()
+        )));
+    }
+    shape[0] = rows as i64;
+    let kind = match own.kind() {
+        Kind::Float | Kind::Double => own.kind(),
+        Kind::BFloat16 | Kind::Half => Kind::Float,
+        _ => Kind::Double,
+    };
+    let whole = Tensor::f_zeros(shape.as_slice(), (kind, own.device()))?;
+    whole.f_narrow(0, share.start as i64, share.len() as i64)?.f_copy_(own)?;
+    Ok(whole)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::random::Stream;
-use crate::{Error, Result};
+use crate::{Axis, Error, Result};
 
 /// How a parameter starts.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -67,6 +67,34 @@ pub struct ParameterSpec {
     pub precision: Precision,
 }
 
+impl ParameterSpec {
+    /// The same of a rank's share of the features.
+    #[must_use]
+    pub fn part(&self, feature: Axis) -> Self {
+        let mut part = self.clone();
+        if let Some(rows) = part.shape.first_mut().filter(|_| self.per_feature) {
+            *rows = feature.share(usize::try_from(*rows).unwrap_or(0)).len() as i64;
+        }
+        part
+    }
+
+    /// A rank's share of a tensor of this parameter: a view of `whole`.
+    ///
+    /// # Errors
+    /// A tensor that has not the parameter's features.
+    pub fn narrow(&self, whole: &Tensor, feature: Axis) -> Result<Tensor> {
+        let rows = self.shape.first().copied().unwrap_or(1);
+        if !self.per_feature {
+            return Ok(whole.shallow_clone());
+        }
+        if whole.size().first().copied() != Some(rows) {
+            return Err(Error::Invalid(format!("parameter `{}`: expected {rows} features, got shape {:?}", self.name, whole.size())));
+        }
+        let share = feature.share(usize::try_from(rows).unwrap_or(0));
+        Ok(whole.f_narrow(0, share.start as i64, share.len() as i64)?)
+    }
+}
+
 /// Parameters in a fixed order.
 #[derive(Debug)]
 pub struct Parameters {
@@ -100,8 +128,23 @@ impl Parameters {
     /// # Errors
     /// libtorch's, when the device has no room.
     pub fn init(specs: Vec<ParameterSpec>, seed: u64, kind: Kind, device: Device) -> Result<Self> {
-        let values = specs.iter().map(|spec| draw(spec, seed, spec.precision.kind(kind), device)).collect::<Result<_>>()?;
-        Self::new(specs, values)
+        Self::init_part(&specs, Axis::SINGLE, seed, kind, device)
+    }
+
+    /// The same of a rank's share of the features; `specs` are those of all features.
+    ///
+    /// # Errors
+    /// As [`Parameters::init`].
+    pub fn init_part(specs: &[ParameterSpec], feature: Axis, seed: u64, kind: Kind, device: Device) -> Result<Self> {
+        let drawn = |spec: &ParameterSpec| {
+            let first = match spec.shape.first() {
+                Some(rows) if spec.per_feature => feature.share(usize::try_from(*rows).unwrap_or(0)).start,
+                _ => 0,
+            };
+            draw(&spec.part(feature), first as u64, seed, spec.precision.kind(kind), device)
+        };
+        let values = specs.iter().map(drawn).collect::<Result<_>>()?;
+        Self::new(specs.iter().map(|spec| spec.part(feature)).collect(), values)
     }
 
     /// The specs, in order.
@@ -170,7 +213,8 @@ impl Parameters {
     }
 }
 
-fn draw(spec: &ParameterSpec, seed: u64, kind: Kind, device: Device) -> Result<Tensor> {
+/// `first` is the number of the first row in the whole parameter.
+fn draw(spec: &ParameterSpec, first: u64, seed: u64, kind: Kind, device: Device) -> Result<Tensor> {
     match spec.init {
         Init::Constant(value) => Ok(Tensor::f_full(&spec.shape, value, (kind, device))?),
         Init::Uniform { limit } => {
@@ -181,7 +225,7 @@ fn draw(spec: &ParameterSpec, seed: u64, kind: Kind, device: Device) -> Result<T
             let none = |_| Error::Invalid(format!("there is no memory for parameter `{}` of shape {:?}", spec.name, spec.shape));
             numbers.try_reserve_exact(count).map_err(none)?;
             for row in 0..rows {
-                let mut stream = Stream::new(seed, &spec.name, row as u64);
+                let mut stream = Stream::new(seed, &spec.name, first + row as u64);
                 numbers.extend((0..width).map(|_| ((2.0 * stream.uniform() - 1.0) * limit) as f32));
             }
             Ok(Tensor::from_slice(&numbers).f_view(spec.shape.as_slice())?.f_to_kind(kind)?.f_to_device(device)?)
@@ -213,6 +257,20 @@ mod tests {
         assert_eq!(few.values()[0], many.values()[0].narrow(0, 0, 2));
         assert!(many.values()[0].abs().max().double_value(&[]) <= 0.5);
         assert_eq!(many.count(), 15);
+    }
+
+    #[test]
+    fn ranks_start_as_their_shares_of_the_whole() {
+        let whole = Parameters::init(vec![spec(7)], 7, Kind::Float, Device::Cpu).expect("fits");
+        for rank in 0..3 {
+            let axis = Axis { rank, size: 3 };
+            let part = Parameters::init_part(&[spec(7)], axis, 7, Kind::Float, Device::Cpu).expect("fits");
+            assert_eq!(part.values()[0], spec(7).narrow(&whole.values()[0], axis).expect("all features"));
+            assert_eq!(part.specs()[0].shape, [axis.share(7).len() as i64, 3]);
+        }
+        let shared = ParameterSpec { per_feature: false, ..spec(7) };
+        assert_eq!(shared.part(Axis { rank: 1, size: 2 }), shared);
+        assert!(spec(7).narrow(&Tensor::zeros([6, 3], (Kind::Float, Device::Cpu)), Axis::SINGLE).is_err());
     }
 
     #[test]

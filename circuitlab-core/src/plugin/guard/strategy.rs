@@ -27,6 +27,10 @@ impl<T: ParallelismStrategy> ParallelismStrategy for Guarded<T, Mesh> {
         self.call(|strategy| strategy.reduce_gradients(gradients))
     }
 
+    fn gather(&self, axis: MeshAxis, own: &Tensor, rows: usize) -> Result<Tensor> {
+        self.call(|strategy| strategy.gather(axis, own, rows))
+    }
+
     fn barrier(&self) -> Result<()> {
         self.call(T::barrier)
     }

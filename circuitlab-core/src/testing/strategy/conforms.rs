@@ -19,6 +19,7 @@ const LIMIT: Duration = Duration::from_mins(1);
 /// - `sum` adds the tensors of an axis's members and no others, into the memory of the tensor it is given, to the same bits on
 ///   all of them: 32 and 64-bit floats, scalars, empty tensors, views, several in a row.
 /// - `reduce_gradients` adds over the data axis.
+/// - `gather` joins the shares of an axis's members.
 /// - `barrier` lets nobody through before all are there.
 /// - A training step of a small dictionary, split over both axes, has the loss, gradients and clipped update of one rank.
 ///
@@ -37,6 +38,7 @@ fn conforms_within(limit: Duration, ranks: usize, make: impl Fn(usize) -> Box<dy
     sums::are_those_of_the_members(&crew);
     sums::spread_what_is_no_number(&crew);
     sums::reduce_gradients_over_data(&crew);
+    sums::gather_joins_the_shares(&crew);
     step::is_that_of_one_rank(&crew);
     crew.dismiss();
 }

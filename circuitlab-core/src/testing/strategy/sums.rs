@@ -130,6 +130,28 @@ pub(super) fn spread_what_is_no_number(crew: &Crew) {
     }
 }
 
+/// Shares of uneven sizes, and some that are empty.
+pub(super) fn gather_joins_the_shares(crew: &Crew) {
+    for axis in [MeshAxis::Data, MeshAxis::Feature] {
+        for kind in [Kind::Float, Kind::Double, Kind::BFloat16, Kind::Int64] {
+            for shape in [[7, 3], [1, 2], [64, 0]] {
+                let what = format!("gather over {axis:?} of {kind:?} {shape:?}");
+                let rows = shape[0];
+                let whole = move |mesh: Mesh| given(members(mesh, axis)[0], rows as usize, &shape, kind, Numbers::Whole);
+                let gathered = crew.together(&what, move |rank| {
+                    let share = rank.mesh.axis(axis).share(rows as usize);
+                    let own = whole(rank.mesh).narrow(0, share.start as i64, share.len() as i64);
+                    rank.strategy.gather(axis, &own, rows as usize)
+                });
+                for (rank, (mesh, got)) in crew.meshes().iter().zip(&gathered).enumerate() {
+                    assert_eq!(got.kind(), kind, "{what}, rank {rank}: the type stays");
+                    assert!(*got == whole(*mesh), "{what}, rank {rank}: it is not the members' shares");
+                }
+            }
+        }
+    }
+}
+
 pub(super) fn reduce_gradients_over_data(crew: &Crew) {
     let gradients = |place: usize| -> Vec<Tensor> {
         CASES.iter().enumerate().map(|(index, case)| (case.part)(&given(place, index, case.shape, Kind::Double, Numbers::Whole))).collect()

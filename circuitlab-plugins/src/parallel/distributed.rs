@@ -1,0 +1,196 @@
+//! What `ddp`, `feature-sharded` and `hybrid` share: a mesh of processes over PyTorch's process groups.
+
+use std::time::Duration;
+
+use circuitlab_c10d::{Environment, Limits, ProcessGroup, Reduction, Traffic, World};
+use circuitlab_core::parallel::MeshAxis;
+use circuitlab_core::{Axis, Error, Mesh, ParallelismStrategy, Result};
+use tch::{Kind, Tensor};
+
+/// How long a strategy waits for other ranks, in seconds; see its settings of the same names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// For one that is gone, hangs or is cut off.
+    pub timeout_seconds: u64,
+    /// For one that answers and is late.
+    pub patience_seconds: u64,
+    /// For all of them to come.
+    pub join_seconds: u64,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self { timeout_seconds: 60, patience_seconds: 1800, join_seconds: 300 }
+    }
+}
+
+/// The settings of a strategy: its own, and those of [`Waiting`].
+macro_rules! settings {
+    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $field:ident: $of:ty),* $(,)? }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name {
+            $($(#[$doc])* pub $field: $of,)*
+            /// A rank that died, hangs or is cut off ends the run of all others within so many seconds. Default: 60.
+            pub timeout_seconds: u64,
+            /// How many seconds a rank may be late that does answer: it may be writing a checkpoint. Default: 1800.
+            pub patience_seconds: u64,
+            /// How many seconds ranks wait for each other at the start. Default: 300.
+            pub join_seconds: u64,
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                let Waiting { timeout_seconds, patience_seconds, join_seconds } = Waiting::default();
+                Self { $($field: Default::default(),)* timeout_seconds, patience_seconds, join_seconds }
+            }
+        }
+
+        impl $name {
+            fn waiting(&self) -> Waiting {
+                let Self { timeout_seconds, patience_seconds, join_seconds, .. } = *self;
+                Waiting { timeout_seconds, patience_seconds, join_seconds }
+            }
+        }
+    };
+}
+pub(super) use settings;
+
+/// A week.
+const MOST_SECONDS: u64 = 604_800;
+
+impl Waiting {
+    fn check(&self, strategy: &str) -> Result<()> {
+        let all =
+            [("timeout_seconds", self.timeout_seconds), ("patience_seconds", self.patience_seconds), ("join_seconds", self.join_seconds)];
+        match all.iter().find(|(_, seconds)| !(1..=MOST_SECONDS).contains(seconds)) {
+            Some((key, seconds)) => Err(wrong(strategy, key, &format!("expected 1 to {MOST_SECONDS}, got {seconds}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { silent: Duration::from_secs(self.timeout_seconds), longest: Duration::from_secs(self.patience_seconds) }
+    }
+}
+
+pub(super) fn wrong(strategy: &str, key: &str, message: &str) -> Error {
+    Error::config(format!("strategy `{strategy}`, key `{key}`"), message)
+}
+
+/// A rank of a mesh of processes, joined. Ranks that share rows are next to each other, and so on one machine where they fit: they talk most.
+#[derive(Debug)]
+pub struct Distributed {
+    mesh: Mesh,
+    all: ProcessGroup,
+    data: ProcessGroup,
+    feature: ProcessGroup,
+    // Last, so that ranks can ask this one what is the matter until its groups are gone.
+    _world: World,
+}
+
+impl Distributed {
+    /// Meets the other ranks of `environment`; returns when all are there. `strategy` is named in errors.
+    ///
+    /// # Errors
+    /// Times out of range; a mesh of another number of ranks than there are; what [`World::join`] and [`World::group`] return.
+    pub fn join(strategy: &str, environment: &Environment, [data, feature]: [usize; 2], waiting: &Waiting) -> Result<Self> {
+        waiting.check(strategy)?;
+        let (rank, ranks) = (environment.rank, environment.ranks);
+        if data.checked_mul(feature) != Some(ranks) {
+            return Err(Error::Invalid(format!(
+                "strategy `{strategy}`: a mesh of data = {data} and feature = {feature} is for {} ranks, and there are {ranks}",
+                data.saturating_mul(feature)
+            )));
+        }
+        let world = World::join(environment, Duration::from_secs(waiting.join_seconds))?;
+        let place = [rank / feature, rank % feature];
+        let limits = waiting.limits();
+        let group = |name: &str, members: &[usize]| world.group(name, members, limits);
+        let all = group("all", &(0..ranks).collect::<Vec<_>>())?;
+        let along = |name: &str, size: usize, members: Vec<usize>| {
+            // A group of all is there already.
+            if size == ranks { Ok(all.clone()) } else { group(name, &members) }
+        };
+        let rows = along(&format!("data {}", place[1]), data, (0..data).map(|other| other * feature + place[1]).collect())?;
+        let features = along(&format!("feature {}", place[0]), feature, (0..feature).map(|other| place[0] * feature + other).collect())?;
+        let mesh = Mesh { data: Axis { rank: place[0], size: data }, feature: Axis { rank: place[1], size: feature }, sharded: false };
+        Ok(Self { mesh, all, data: rows, feature: features, _world: world })
+    }
+
+    /// What this rank has sent along an axis. Where all ranks are on one axis, barriers count there too.
+    pub fn traffic(&self, axis: MeshAxis) -> Traffic {
+        self.group(axis).traffic()
+    }
+
+    fn group(&self, axis: MeshAxis) -> &ProcessGroup {
+        match axis {
+            MeshAxis::Data => &self.data,
+            MeshAxis::Feature => &self.feature,
+        }
+    }
+}
+
+/// Gradients below this many bytes are sent together: a message costs about as much as so many bytes.
+const SMALL_BYTES: usize = 1 << 16;
+
+impl ParallelismStrategy for Distributed {
+    fn mesh(&self) -> Mesh {
+        self.mesh
+    }
+
+    fn sum(&self, axis: MeshAxis, tensor: &mut Tensor) -> Result<()> {
+        if self.mesh.axis(axis).size == 1 {
+            return Ok(());
+        }
+        self.group(axis).all_reduce(tensor, Reduction::Sum)
+    }
+
+    fn reduce_gradients(&self, gradients: &mut [Tensor]) -> Result<()> {
+        if self.mesh.data.size == 1 {
+            return Ok(());
+        }
+        let is_small = |gradient: &&Tensor| gradient.numel() * gradient.kind().elt_size_in_bytes() < SMALL_BYTES;
+        let (small, large): (Vec<&Tensor>, Vec<&Tensor>) = gradients.iter().partition(is_small);
+        let start = |tensor: &Tensor| self.data.start_all_reduce(tensor.shallow_clone(), Reduction::Sum);
+        let under_way = large.into_iter().map(start).collect::<Result<Vec<_>>>()?;
+        for kind in [Kind::Float, Kind::Double, Kind::BFloat16, Kind::Half] {
+            self.sum_together(small.iter().copied().filter(|gradient| gradient.kind() == kind))?;
+        }
+        for work in under_way {
+            drop(work.wait()?);
+        }
+        Ok(())
+    }
+
+    fn gather(&self, axis: MeshAxis, own: &Tensor, rows: usize) -> Result<Tensor> {
+        let size = self.mesh.axis(axis).size;
+        let shares: Vec<usize> = (0..size).map(|rank| Axis { rank, size }.share(rows).len()).collect();
+        self.group(axis).all_gather(own, &shares)
+    }
+
+    fn barrier(&self) -> Result<()> {
+        self.all.barrier()
+    }
+}
+
+impl Distributed {
+    /// Adds tensors of one type up over the data axis, in one message.
+    fn sum_together<'a>(&self, tensors: impl Iterator<Item = &'a Tensor>) -> Result<()> {
+        let tensors: Vec<&Tensor> = tensors.collect();
+        if tensors.is_empty() {
+            return Ok(());
+        }
+        let flat = tensors.iter().map(|tensor| tensor.f_reshape([-1])).collect::<Result<Vec<_>, _>>()?;
+        let mut flat = Tensor::f_cat(&flat, 0)?;
+        self.data.all_reduce(&mut flat, Reduction::Sum)?;
+        let mut start = 0;
+        for tensor in tensors {
+            let count = tensor.numel() as i64;
+            tensor.shallow_clone().f_copy_(&flat.f_narrow(0, start, count)?.f_view(tensor.size().as_slice())?)?;
+            start += count;
+        }
+        Ok(())
+    }
+}
