@@ -2,25 +2,44 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use circuitlab_tests::plugins::{library, made};
 use circuitlab_tests::{arg, circuitlab, stderr};
-use safetensors::tensor::{Dtype, SafeTensors};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::pipeline::{self, SMALL};
 
 /// One thread for each, so that the sums within a rank are the same however many there are.
 const ALONE: [&str; 2] = ["--set", "compute.threads=1"];
 
-fn started(cache: &Path, out: &Path, plugin: &Path, rank: usize, port: u16) -> Child {
-    let mut args = vec!["train", "--cache", arg(cache), "--out", arg(out), "--plugin", arg(plugin), "--strategy", "my-strategy"];
+/// Starts a rank of a run.
+fn started(cache: &Path, out: &Path, extra: &[&str], rank: [usize; 2], port: u16) -> Child {
+    let mut args = vec!["train", "--cache", arg(cache), "--out", arg(out)];
     args.extend(SMALL.into_iter().chain(ALONE));
+    args.extend(extra);
     let mut command = circuitlab(args);
-    command.env("RANK", rank.to_string()).env("WORLD_SIZE", "2").env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+    let [rank, ranks] = rank.map(|number| number.to_string());
+    command.env("RANK", rank).env("WORLD_SIZE", ranks).env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
     // The program starts itself again without this.
     command.env("OMP_WAIT_POLICY", "PASSIVE").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts")
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+/// Runs so many ranks, each with a run folder of its own.
+fn run(cache: &Path, folder: &Path, name: &str, extra: &[&str], ranks: usize) -> Vec<PathBuf> {
+    let runs: Vec<PathBuf> = (0..ranks).map(|rank| folder.join(format!("{name}-{rank}"))).collect();
+    let port = free_port();
+    let children: Vec<Child> = (0..ranks).map(|rank| started(cache, &runs[rank], extra, [rank, ranks], port)).collect();
+    for child in children {
+        let output = child.wait_with_output().expect("ends");
+        assert!(output.status.success(), "{name}: {}", stderr(&output));
+    }
+    runs
 }
 
 /// The weight files of a run's result, by name.
@@ -35,20 +54,34 @@ fn weights(run: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// Every figure of a run but those of its pace, in order.
+fn figures(run: &Path) -> Vec<(String, f64)> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
+    let record = |line: &str| serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(line).expect("a record");
+    let flat = text.lines().flat_map(record).filter(|(name, _)| !name.starts_with("throughput/"));
+    flat.map(|(name, value)| (name, value.as_f64().unwrap_or(f64::NAN))).collect()
+}
+
 /// How far the tensors of two files are apart, as shares of their norms; the largest. Adam divides a gradient by its own size, so
 /// that single values with hardly any gradient may differ by more than the rounding of the sums.
-fn apart(one: &[u8], other: &[u8]) -> f32 {
+fn apart(one: &[u8], other: &[u8]) -> f64 {
     let (one, other) = (SafeTensors::deserialize(one).expect("safetensors"), SafeTensors::deserialize(other).expect("safetensors"));
     assert_eq!(one.len(), other.len());
-    let floats = |bytes: &[u8]| bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("four"))).collect::<Vec<_>>();
-    let mut worst = 0.0_f32;
+    let floats = |tensor: &TensorView<'_>| -> Vec<f64> {
+        match tensor.dtype() {
+            Dtype::F32 => tensor.data().as_chunks().0.iter().map(|four| f64::from(f32::from_le_bytes(*four))).collect(),
+            Dtype::F64 => tensor.data().as_chunks().0.iter().map(|eight| f64::from_le_bytes(*eight)).collect(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut worst = 0.0_f64;
     for (name, tensor) in one.tensors() {
         let twin = other.tensor(&name).expect("the same names");
-        assert_eq!((tensor.dtype(), tensor.shape()), (Dtype::F32, twin.shape()), "{name}");
-        let (a, b) = (floats(tensor.data()), floats(twin.data()));
-        let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>().sqrt();
+        assert_eq!((tensor.dtype(), tensor.shape()), (twin.dtype(), twin.shape()), "{name}");
+        let (a, b) = (floats(&tensor), floats(&twin));
+        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
         let difference = norm(&mut a.iter().zip(&b).map(|(a, b)| a - b));
-        worst = worst.max(difference / norm(&mut a.iter().copied()).max(f32::MIN_POSITIVE));
+        worst = worst.max(difference / norm(&mut a.iter().copied()).max(f64::MIN_POSITIVE));
     }
     worst
 }
@@ -60,17 +93,136 @@ fn two_processes_train_what_one_does() {
     let cache = pipeline::cache(folder.path(), "0..0.05", &[]);
     let single = pipeline::train(folder.path(), &cache, &ALONE);
 
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
-    let runs = [0, 1].map(|rank| folder.path().join(format!("rank-{rank}")));
-    let ranks = [0, 1].map(|rank| started(&cache, &runs[rank], &plugin, rank, port));
-    for rank in ranks {
-        let output = rank.wait_with_output().expect("ends");
-        assert!(output.status.success(), "{}", stderr(&output));
-    }
-    let [first, second] = runs.map(|run| weights(&run));
+    let runs = run(&cache, folder.path(), "rank", &["--plugin", arg(&plugin), "--strategy", "my-strategy"], 2);
+    let [first, second] = [0, 1].map(|rank: usize| weights(&runs[rank]));
     assert!(first.len() >= 8 && first == second, "the ranks' weights are the same bits");
     for ((name, one), (_, other)) in first.iter().zip(&weights(&single)) {
         let apart = apart(one, other);
         assert!(apart < 1e-5, "{name}: {apart} apart from one process");
     }
+}
+
+/// The strategies with the ranks that they are tried with.
+const STRATEGIES: [(&str, &[&str], usize); 6] = [
+    ("ddp-2", &["--strategy", "ddp"], 2),
+    ("ddp-4", &["--strategy", "ddp"], 4),
+    ("feature-2", &["--strategy", "feature-sharded"], 2),
+    ("feature-4", &["--strategy", "feature-sharded"], 4),
+    ("hybrid-2x2", &["--strategy", "hybrid", "--set", "strategy.feature=2"], 4),
+    ("hybrid-1x2", &["--strategy", "hybrid", "--set", "strategy.data=1"], 2),
+];
+
+/// Trains under each strategy, and compares weights and all figures with those of one process. Features do not divide by the ranks, nor
+/// do rows.
+fn every_strategy_trains_what_one_process_does(settings: &[&str], compared: &str, bound: f64) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = pipeline::cache(folder.path(), "0..0.05", &[]);
+    let mut common = vec!["--set", "schedule.steps=50", "--set", "size.d_features=63", "--set", "data.batch_rows=254"];
+    common.extend(["--set", "metrics.every_steps=1", "--set", "checkpoint.every_steps=25", "--set", "metrics.dead_rows=1000"]);
+    common.extend(settings);
+    let single = run(&cache, folder.path(), "single", &common, 1).remove(0);
+    let (want, figures_of_one) = (weights(&single), figures(&single));
+    assert!(figures_of_one.iter().any(|(name, value)| name.contains("dead") && *value > 0.0), "some features die");
+    for (name, strategy, ranks) in STRATEGIES {
+        let runs = run(&cache, folder.path(), name, &[&common[..], strategy].concat(), ranks);
+        let first = weights(&runs[0]);
+        assert!(runs.iter().all(|run| weights(run) == first), "{name}: the ranks' weights are the same bits");
+        assert!(runs.iter().all(|run| figures(run) == figures(&runs[0])), "{name}: the ranks' figures are the same");
+        for ((file, one), (_, other)) in first.iter().zip(&want) {
+            let apart = apart(one, other);
+            assert!(apart < bound, "{name}, {file}: {apart:e} apart from one process");
+        }
+        for ((figure, got), (_, want)) in figures(&runs[0]).iter().zip(&figures_of_one).filter(|((name, _), _)| name.starts_with(compared))
+        {
+            let fits = (got - want).abs() <= bound * want.abs().max(1e-3) || (got.is_nan() && want.is_nan());
+            assert!(fits, "{name}, {figure}: {got} and {want} of one process");
+        }
+    }
+}
+
+#[test]
+fn every_strategy_trains_what_one_process_does_in_64_bits() {
+    every_strategy_trains_what_one_process_does(&["--set", "compute.dtype=f64"], "", 1e-8);
+}
+
+/// In 32 bits a feature may fire on a row more or less, so that only losses are compared.
+#[test]
+fn every_strategy_trains_what_one_process_does_in_32_bits() {
+    every_strategy_trains_what_one_process_does(&["--set", "data.micro_batch_rows=50"], "loss/", 1e-3);
+}
+
+#[test]
+fn a_run_of_several_ranks_goes_on_to_the_bit() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = pipeline::cache(folder.path(), "0..0.03", &[]);
+    for (name, strategy, ranks) in [("ddp", &["--strategy", "ddp"][..], 2), ("feature", &["--strategy", "feature-sharded"], 2)] {
+        let runs = run(&cache, folder.path(), name, strategy, ranks);
+        let want = weights(&runs[0]);
+        for run in &runs {
+            fs::remove_dir_all(run.join("final")).expect("removes");
+        }
+        let resumed = self::run(&cache, folder.path(), name, &[strategy, &["--resume"]].concat(), ranks);
+        assert!(resumed.iter().all(|run| weights(run) == want), "{name}");
+        // Of all features again, by one more rank.
+        if name == "feature" {
+            let other = folder.path().join(format!("{name}-2"));
+            copy(&runs[0], &other);
+            for run in runs.iter().chain([&other]) {
+                fs::remove_dir_all(run.join("final")).expect("removes");
+            }
+            let more = self::run(&cache, folder.path(), name, &[strategy, &["--resume"]].concat(), 3);
+            for ((file, one), (_, other)) in weights(&more[2]).iter().zip(&want) {
+                assert!(apart(one, other) < 1e-5, "{file}");
+            }
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry")) {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            fs::copy(&from, &to).expect("copies");
+        }
+    }
+}
+
+/// What a run that is refused says, in one line, and that it leaves nothing behind.
+fn refusal(cache: &Path, folder: &Path, extra: &[&str], ranks: usize) -> String {
+    let out = folder.join("refused");
+    let output = started(cache, &out, extra, [0, ranks], free_port()).wait_with_output().expect("ends");
+    assert!(!output.status.success() && !out.exists(), "{}", stderr(&output));
+    stderr(&output)
+}
+
+#[test]
+fn what_ranks_cannot_do_is_said_at_the_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = pipeline::cache(folder.path(), "0..0.02", &[]);
+    let hybrid = |settings: &[&'static str]| {
+        let mut args = vec!["--strategy", "hybrid"];
+        settings.iter().for_each(|setting| args.extend(["--set", setting]));
+        args
+    };
+    for (args, ranks, message) in [
+        (hybrid(&["strategy.data=3", "strategy.feature=2"]), 4, "a mesh of data = 3 and feature = 2 is for 6 ranks, and there are 4"),
+        (hybrid(&["strategy.feature=3"]), 4, "strategy `hybrid`, key `feature`: 4 ranks cannot be divided into 3 equal parts"),
+        (hybrid(&["strategy.feature=2", "strategy.shard=true"]), 2, "strategy `hybrid`, key `shard`: this version does not"),
+        (hybrid(&["strategy.feature=2", "strategy.timeout_seconds=0"]), 2, "key `timeout_seconds`: expected 1 to 604800, got 0"),
+        (vec!["--strategy", "ddp", "--set", "strategy.join_seconds=1"], 2, "rank 1 did not come within 1 s"),
+        (vec!["--strategy", "ddp", "--set", "strategy.shard=true"], 2, "unknown key `shard`"),
+    ] {
+        let said = refusal(&cache, folder.path(), &args, ranks);
+        assert!(said.contains(message), "{said}");
+    }
+    let mut args = vec!["train", "--cache", arg(&cache), "--out", "/nowhere/to/be", "--strategy", "ddp"];
+    args.extend(SMALL);
+    let output = circuitlab(&args).output().expect("starts");
+    assert!(stderr(&output).contains("the environment has no WORLD_SIZE: start the run by a launcher"), "{}", stderr(&output));
+    // A plan waits for nobody.
+    args.push("--dry-run");
+    assert!(circuitlab(&args).output().expect("starts").status.success());
 }

@@ -9,11 +9,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use circuitlab_core::tensors::{self, TensorFile};
-use circuitlab_core::{Error as CoreError, ParameterSpec, Parameters, files};
+use circuitlab_core::{Axis, Error as CoreError, ParameterSpec, Parameters, files};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::optimiser::Adam;
 use crate::Result;
 use crate::cache::SamplerState;
 
@@ -41,13 +40,11 @@ const COUNTERS: &str = "counters.safetensors";
 const SILENT_ROWS: &str = "silent_rows";
 
 impl SavedTensors {
-    /// What a run changes. `silent_rows` are the rows since each feature last fired: `[layer, d_features]`.
-    pub(super) fn of(params: &Parameters, adam: &mut Adam, silent_rows: &Tensor) -> Result<Self> {
-        let masters = adam.masters(params)?;
+    /// What a run changes, of all features. `silent_rows` are the rows since each last fired: `[layer, d_features]`.
+    pub(super) fn of(masters: &Parameters, [first, second]: [Vec<(String, Tensor)>; 2], silent_rows: Tensor) -> Self {
         let named = masters.specs().iter().zip(masters.values()).map(|(spec, value)| (spec.name.clone(), value.shallow_clone()));
-        let [first, second] = adam.saved_moments(params)?;
-        let counters = vec![(SILENT_ROWS.to_owned(), silent_rows.shallow_clone())];
-        Ok(Self([(PARAMETERS, named.collect()), (MOMENTS[0], first), (MOMENTS[1], second), (COUNTERS, counters)]))
+        let counters = vec![(SILENT_ROWS.to_owned(), silent_rows)];
+        Self([(PARAMETERS, named.collect()), (MOMENTS[0], first), (MOMENTS[1], second), (COUNTERS, counters)])
     }
 }
 
@@ -117,9 +114,16 @@ impl Checkpoint {
         Ok(Self { state, parameters: open(PARAMETERS)?, moments, counters: open(COUNTERS)? })
     }
 
-    pub(super) fn parameters(&self, specs: Vec<ParameterSpec>, kind: Kind, device: Device) -> Result<Parameters> {
-        let values = specs.iter().map(|spec| self.parameters.tensor(&spec.name, Some(kind), device)).collect::<Result<_, _>>()?;
-        Ok(Parameters::new(specs, values)?)
+    /// The parameters of a rank's share of the features; `specs` are those of all.
+    pub(super) fn parameters(&self, specs: &[ParameterSpec], feature: Axis, kind: Kind, device: Device) -> Result<Parameters> {
+        let part = |spec: &ParameterSpec| {
+            let whole = self.parameters.tensor(&spec.name, Some(kind), device)?;
+            let part = spec.narrow(&whole, feature)?;
+            // Not a view, which would keep all of it in memory.
+            if feature.size > 1 { Ok(part.copy()) } else { Ok(part) }
+        };
+        let values = specs.iter().map(part).collect::<Result<_, CoreError>>()?;
+        Ok(Parameters::new(specs.iter().map(|spec| spec.part(feature)).collect(), values)?)
     }
 
     pub(super) fn moments(&self) -> [&TensorFile; 2] {

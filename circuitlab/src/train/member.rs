@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use circuitlab_core::{Batch, Kind, Registry, StepContext, Transcoder, files};
+use circuitlab_core::{Batch, Kind, Parameters, Registry, StepContext, Transcoder, files};
 use tch::Tensor;
 
-use super::checkpoint::{self, SavedState, SavedTensors};
+use super::checkpoint::{self, SavedState};
 use super::config::TrainConfig;
 use super::fault;
 use super::metrics::{Interval, StepMetrics};
@@ -92,7 +92,7 @@ impl Member {
             config.data.batch_rows,
             parts.dims.layers,
             parts.dims.d_features,
-            state.params.count()
+            state.specs.iter().map(|spec| spec.shape.iter().product::<i64>().unsigned_abs()).sum::<u64>()
         ))?;
         Ok(Self { name, config, schedule, parts, run, state, sampler, interval: Interval::default(), last_step: None, last: None })
     }
@@ -122,10 +122,10 @@ impl Member {
         self.state.adam.step(&mut self.state.params, &output.gradients, learning_rate, scale)?;
         self.state.step += 1;
         self.sampler = after;
-        let rows = batch.inputs.size()[0];
-        self.state.count_silence(&output, rows);
+        let rows = self.config.data.batch_rows;
+        self.state.count_silence(&output, rows as i64);
         let metrics = StepMetrics { gradient_norm, learning_rate, lambda: penalty.lambda };
-        self.interval.add(rows, variance, &output, metrics);
+        self.interval.add(rows as u64, variance, &output, metrics);
         self.last_step = Some(metrics);
         Ok(())
     }
@@ -143,8 +143,9 @@ impl Member {
     /// Writes the record of the steps since the last one, with figures of the run's pace.
     pub(super) fn record(&mut self, pace: &[(&'static str, f64)]) -> Result<()> {
         let Some(metrics) = self.last_step else { return Ok(()) };
-        let dead = self.state.dead(self.config.metrics.dead_rows);
-        let mut record = self.interval.finish(self.state.step, metrics, &dead)?;
+        let strategy = &*self.parts.strategy;
+        let dead = self.state.dead(self.config.metrics.dead_rows, strategy)?;
+        let mut record = self.interval.finish(self.state.step, metrics, &dead, strategy)?;
         for (name, figure) in pace {
             record.push(*name, *figure);
         }
@@ -157,9 +158,10 @@ impl Member {
     pub(super) fn checkpoint(&mut self, stream: &Stream<'_>) -> Result<()> {
         self.parts.sinks.sync()?;
         let state = SavedState { format: checkpoint::FORMAT, step: self.state.step, sampler: self.sampler };
-        let TrainState { params, adam, silent_rows, .. } = &mut self.state;
-        let tensors = SavedTensors::of(params, adam, silent_rows)?;
-        checkpoint::write(&self.run.checkpoints(), &state, &tensors, |folder| self.export(folder, stream))?;
+        let strategy = &*self.parts.strategy;
+        let whole = self.state.whole(strategy)?;
+        let tensors = self.state.saved(&whole, strategy, self.parts.dims.d_features)?;
+        checkpoint::write(&self.run.checkpoints(), &state, &tensors, |folder| self.export(folder, &whole, stream))?;
         checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)?;
         self.plot();
         Ok(())
@@ -172,9 +174,9 @@ impl Member {
         }
     }
 
-    /// Writes the CLT folder with normalisation folded in.
-    fn export(&self, folder: &Path, stream: &Stream<'_>) -> Result<()> {
-        let mut params = self.state.adam.masters(&self.state.params)?.copy();
+    /// Writes the CLT folder with normalisation folded in, of the parameters of all features.
+    fn export(&self, folder: &Path, whole: &Parameters, stream: &Stream<'_>) -> Result<()> {
+        let mut params = whole.copy();
         let Normalisation { input_scales, target_scales } = &stream.normalisation;
         self.parts.transcoder.fold(&mut params, input_scales, target_scales)?;
         saved::write(folder, &self.card(stream)?, &*self.parts.transcoder, &params, &*self.parts.activation)
@@ -217,8 +219,10 @@ impl Member {
     pub(super) fn finish(mut self, stream: &Stream<'_>, seconds: f64, data_wait_seconds: f64) -> Result<TrainedClt> {
         self.parts.sinks.sync()?;
         let result = self.run.result();
+        // On every rank, whether it has to write or not: ranks wait for each other in it.
+        let whole = self.state.whole(&*self.parts.strategy)?;
         if !result.exists() {
-            files::write_folder(&result, |part| self.export(part, stream))?;
+            files::write_folder(&result, |part| self.export(part, &whole, stream))?;
         }
         checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)?;
         self.plot();

@@ -8,6 +8,7 @@ mod metrics;
 mod optimiser;
 mod pace;
 mod plan;
+mod ranks;
 mod resume;
 mod schedule;
 mod several;

@@ -212,8 +212,11 @@ fn settle(request: &TrainRequest<'_>, plan_for: &PlanFor) -> Result<(TrainConfig
     }
     let Some(mut config) = request.config.clone().filter(|_| plan_for.ranks.is_some() || plan_for.layout.is_some()) else {
         let config = resolve(request)?;
-        let strategy = request.registry.build::<dyn ParallelismStrategy>(&config.strategy)?;
-        return Ok((config, Layout::of_mesh(strategy.mesh())));
+        let layout = match Layout::of_strategy(&config.strategy, None)? {
+            Some(layout) => layout,
+            None => Layout::of_mesh(request.registry.build::<dyn ParallelismStrategy>(&config.strategy)?.mesh()),
+        };
+        return Ok((config, layout));
     };
     let strategy = config.strategy.clone();
     let layout = match (plan_for.layout, plan_for.ranks) {
@@ -234,7 +237,7 @@ fn named(request: &TrainRequest<'_>, strategy: &Spec, ranks: usize) -> Result<La
     if ranks == 0 {
         return Err(Error::Invalid("a run has at least 1 rank, not 0".to_owned()));
     }
-    if let Some(layout) = Layout::of_strategy(&strategy.name, ranks)? {
+    if let Some(layout) = Layout::of_strategy(strategy, Some(ranks))? {
         return Ok(layout);
     }
     let layout = Layout::of_mesh(request.registry.build::<dyn ParallelismStrategy>(strategy)?.mesh());
@@ -271,7 +274,9 @@ impl Subject {
         }
         let source = source::open(request, config)?;
         let single = TrainConfig { strategy: Spec::named("single"), ..config.clone() };
-        let known = if plan_for.ranks.is_some() || plan_for.layout.is_some() { &single } else { config };
+        // A strategy of many ranks would wait for them, and its name says all that is needed.
+        let is_known = plan_for.ranks.is_some() || plan_for.layout.is_some() || Layout::of_strategy(&config.strategy, None)?.is_some();
+        let known = if is_known { &single } else { config };
         let strategy: Arc<dyn ParallelismStrategy> = Arc::from(request.registry.build::<dyn ParallelismStrategy>(&known.strategy)?);
         let Parts { transcoder, activation, dims, .. } = Parts::build(request.registry, known, &source, &strategy)?;
         let windows = windows(source.chunk_rows().len(), config.data.window_chunks);

@@ -3,12 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use circuitlab_core::{Dims, ParallelismStrategy, Parameters, Precision, Registry, Scope, SparsityActivation, StepOutput, Transcoder};
+use circuitlab_core::{
+    Dims, Error as CoreError, Mesh, ParallelismStrategy, ParameterSpec, Parameters, Precision, Registry, Scope, SparsityActivation,
+    StepOutput, Transcoder,
+};
 use tch::{Device, Kind, Tensor};
 
-use super::checkpoint::{Checkpoint, SavedState};
-use super::config::TrainConfig;
+use super::checkpoint::{Checkpoint, SavedState, SavedTensors};
+use super::config::{MomentKind, TrainConfig};
 use super::optimiser::Adam;
+use super::ranks;
 use super::step::pieces;
 use crate::cache::Rows;
 use crate::saved::SavedActivation;
@@ -40,6 +44,7 @@ impl Parts {
         crate::device::resolve(config.compute.device)?;
         let activation = registry.build::<dyn SparsityActivation>(&config.activation)?;
         let mesh = strategy.mesh();
+        check_shares(config, dims, mesh)?;
         check_scope(&config.activation.name, activation.scope(), mesh.data.size, mesh.feature.size)?;
         if activation.scope() == Scope::Batch && pieces(&config.data, mesh.data) > 1 {
             return Err(Error::Invalid(format!(
@@ -73,6 +78,24 @@ pub(super) fn check_sizes(config: &TrainConfig, dims: Dims) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a mesh with ranks that would have nothing to do.
+fn check_shares(config: &TrainConfig, dims: Dims, mesh: Mesh) -> Result<()> {
+    let Mesh { data, feature, .. } = mesh;
+    if config.data.batch_rows < data.size {
+        return Err(Error::Invalid(format!("`data.batch_rows` is {}, too few for {} data ranks", config.data.batch_rows, data.size)));
+    }
+    if dims.d_features < feature.size {
+        return Err(Error::Invalid(format!("{} features are too few for {} feature ranks", dims.d_features, feature.size)));
+    }
+    if feature.size > 1 && config.optimiser.moments == MomentKind::Int8 {
+        return Err(Error::Invalid(format!(
+            "`optimiser.moments = \"int8\"` shares scales between features, which this version cannot divide over {} feature ranks; use \"f32\"",
+            feature.size
+        )));
+    }
+    Ok(())
+}
+
 /// Refuses a mesh that splits what decides whether a feature is active.
 pub(super) fn check_scope(activation: &str, scope: Scope, data: usize, feature: usize) -> Result<()> {
     let message = match scope {
@@ -91,9 +114,12 @@ pub(super) fn check_scope(activation: &str, scope: Scope, data: usize, feature: 
 #[derive(Debug)]
 pub(super) struct TrainState {
     pub(super) step: u64,
+    /// The parameters of all features.
+    pub(super) specs: Vec<ParameterSpec>,
+    /// Those of this rank's features.
     pub(super) params: Parameters,
     pub(super) adam: Adam,
-    /// Rows since each feature last fired: `[layer, d_features]`, int64.
+    /// Rows of all ranks since each of this rank's features last fired on this rank's: `[layer, features here]`, int64.
     pub(super) silent_rows: Tensor,
 }
 
@@ -103,13 +129,16 @@ impl TrainState {
         let (kind, device) = placement(config);
         let specs = parts.transcoder.parameters(parts.dims, &*parts.activation)?;
         // In all bits until the biases are set; what is computed with is rounded afterwards.
-        let mut params = Parameters::init(specs, config.init.seed.unwrap_or(config.seed), Precision::Full.kind(kind), device)?;
+        let feature = parts.strategy.mesh().feature;
+        let seed = config.init.seed.unwrap_or(config.seed);
+        let mut params = Parameters::init_part(&specs, feature, seed, Precision::Full.kind(kind), device)?;
         let rate = config.init.share(parts.dims.d_features as f64);
         parts.transcoder.calibrate(&mut params, &*parts.activation, rows, rate)?;
         let mut adam = Adam::new(config.optimiser.clone(), &params);
         adam.round(&mut params, kind)?;
-        let silent_rows = Tensor::zeros([parts.dims.layers as i64, parts.dims.d_features as i64], (Kind::Int64, device));
-        Ok(Self { step: 0, params, adam, silent_rows })
+        let here = feature.share(parts.dims.d_features).len();
+        let silent_rows = Tensor::zeros([parts.dims.layers as i64, here as i64], (Kind::Int64, device));
+        Ok(Self { step: 0, specs, params, adam, silent_rows })
     }
 
     /// Goes on from a checkpoint.
@@ -117,10 +146,13 @@ impl TrainState {
         let (kind, device) = placement(config);
         let specs = parts.transcoder.parameters(parts.dims, &*parts.activation)?;
         let saved = Checkpoint::open(folder)?;
-        let mut params = saved.parameters(specs, Precision::Full.kind(kind), device)?;
-        let mut adam = Adam::resume(config.optimiser.clone(), &params, saved.state.step, saved.moments())?;
+        let feature = parts.strategy.mesh().feature;
+        let mut params = saved.parameters(&specs, feature, Precision::Full.kind(kind), device)?;
+        let mut adam = Adam::resume(config.optimiser.clone(), &params, saved.state.step, saved.moments(), feature)?;
         adam.round(&mut params, kind)?;
-        Ok((Self { step: saved.state.step, params, adam, silent_rows: saved.silent_rows(device)? }, saved.state))
+        let here = feature.share(parts.dims.d_features);
+        let silent_rows = saved.silent_rows(device)?.f_narrow(1, here.start as i64, here.len() as i64).map_err(CoreError::from)?.copy();
+        Ok((Self { step: saved.state.step, specs, params, adam, silent_rows }, saved.state))
     }
 
     /// Whether every parameter is a number.
@@ -128,18 +160,34 @@ impl TrainState {
         self.params.values().iter().all(|value| value.isfinite().all().to_kind(Kind::Int64).int64_value(&[]) != 0)
     }
 
-    /// Counts the rows on which each feature stayed silent.
+    /// Counts the rows, of all ranks, on which each feature stayed silent.
     pub(super) fn count_silence(&mut self, output: &StepOutput, rows: i64) {
         let fired = output.active_rows.gt(0.0);
         let _ = self.silent_rows.g_add_scalar_(rows);
         let _ = self.silent_rows.masked_fill_(&fired, 0);
     }
 
-    /// Dead features of each layer.
-    pub(super) fn dead(&self, after_rows: u64) -> Vec<i64> {
-        let limit = i64::try_from(after_rows).unwrap_or(i64::MAX);
-        let dead = self.silent_rows.ge(limit).sum_dim_intlist(1, false, Kind::Int64);
-        (0..dead.numel() as i64).map(|layer| dead.int64_value(&[layer])).collect()
+    /// Dead features of each layer, over all ranks.
+    pub(super) fn dead(&self, after_rows: u64, strategy: &dyn ParallelismStrategy) -> Result<Vec<i64>> {
+        Ok(ranks::dead(strategy, &self.silent_rows, i64::try_from(after_rows).unwrap_or(i64::MAX))?)
+    }
+
+    /// Parameters of all features, in all bits that the optimiser keeps.
+    pub(super) fn whole(&self, strategy: &dyn ParallelismStrategy) -> Result<Parameters> {
+        Ok(ranks::parameters(strategy, &self.specs, &self.adam.masters(&self.params)?)?)
+    }
+
+    /// What a checkpoint holds of all features, `whole` being the parameters.
+    pub(super) fn saved(&mut self, whole: &Parameters, strategy: &dyn ParallelismStrategy, d_features: usize) -> Result<SavedTensors> {
+        let mut moments = self.adam.saved_moments(&self.params)?;
+        if strategy.mesh().feature.size > 1 {
+            // Of at least 32 bits, so that there is one for each parameter and in its shape.
+            for moment in &mut moments {
+                let gathered = ranks::features(strategy, &self.specs, moment.iter().map(|(_, tensor)| tensor))?;
+                moment.iter_mut().zip(gathered).for_each(|((_, tensor), whole)| *tensor = whole);
+            }
+        }
+        Ok(SavedTensors::of(whole, moments, ranks::least(strategy, &self.silent_rows, d_features)?))
     }
 }
 

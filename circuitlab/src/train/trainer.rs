@@ -96,11 +96,12 @@ pub fn train(request: &TrainRequest<'_>) -> Result<TrainSummary> {
         config.plugins = plugins::libraries_of(request.registry, named.chain(rows.plugin_names()));
     }
     let stream = Stream { registry: request.registry, normalisation: rows.normalisation(), rows };
-    let prepared = prepare(request, &config, &stream)?;
+    let strategy: Arc<dyn ParallelismStrategy> = Arc::from(request.registry.build::<dyn ParallelismStrategy>(&config.strategy)?);
+    let prepared = prepare(request, &config, &stream, &strategy)?;
     let mut stepped = continues;
     let outcome = tch::no_grad(|| {
         catch_panic("training", || {
-            let trainer = Trainer::start(request, config, stream, prepared, continues)?;
+            let trainer = Trainer::start(request, config, stream, (strategy, prepared), continues)?;
             trainer.run(&mut stepped)
         })
     });
@@ -121,11 +122,15 @@ struct Prepared {
 }
 
 /// Builds every transcoder's parts and checks all that can be checked; the strategy is one for all of them.
-fn prepare(request: &TrainRequest<'_>, config: &TrainConfig, stream: &Stream<'_>) -> Result<Vec<Prepared>> {
-    let strategy: Arc<dyn ParallelismStrategy> = Arc::from(request.registry.build::<dyn ParallelismStrategy>(&config.strategy)?);
+fn prepare(
+    request: &TrainRequest<'_>,
+    config: &TrainConfig,
+    stream: &Stream<'_>,
+    strategy: &Arc<dyn ParallelismStrategy>,
+) -> Result<Vec<Prepared>> {
     let prepared = |(name, config): (Option<String>, TrainConfig)| {
         let schedule = Schedule::new(&config, stream.rows.count())?;
-        let parts = Parts::build(request.registry, &config, &stream.rows, &strategy)?;
+        let parts = Parts::build(request.registry, &config, &stream.rows, strategy)?;
         let origin = origin(request.registry, stream, &config)?;
         Ok(Prepared { name, config, schedule, parts, origin })
     };
@@ -143,6 +148,7 @@ struct Trainer<'a> {
     config: TrainConfig,
     stream: Stream<'a>,
     steps: u64,
+    strategy: Arc<dyn ParallelismStrategy>,
     share: Axis,
     members: Vec<Member>,
     /// Transcoders that an earlier process finished, and where they stand among all.
@@ -156,7 +162,7 @@ impl<'a> Trainer<'a> {
         request: &'a TrainRequest<'a>,
         config: TrainConfig,
         stream: Stream<'a>,
-        prepared: Vec<Prepared>,
+        (strategy, prepared): (Arc<dyn ParallelismStrategy>, Vec<Prepared>),
         continues: bool,
     ) -> Result<Self> {
         let several = !config.clt.is_empty();
@@ -166,7 +172,7 @@ impl<'a> Trainer<'a> {
             let names: Vec<&str> = prepared.iter().filter_map(|member| member.name.as_deref()).collect();
             run.log(&format!("{} transcoders on one stream, each in its own folder: {}", names.len(), names.join(", ")))?;
         }
-        let share = prepared.first().map_or(Axis::SINGLE, |first| first.parts.strategy.mesh().data);
+        let share = strategy.mesh().data;
         let steps = prepared.first().map_or(0, |first| first.schedule.steps);
         let mut firsts: HashMap<usize, Batch> = HashMap::new();
         let (mut members, mut done) = (Vec::new(), Vec::new());
@@ -180,7 +186,7 @@ impl<'a> Trainer<'a> {
             }
             done.push(finished);
         }
-        Ok(Self { request, config, stream, steps, share, members, done, _run: whole })
+        Ok(Self { request, config, stream, steps, strategy, share, members, done, _run: whole })
     }
 
     /// Trains to the end; `stepped` is set once there is a step that would be lost with the run folder.
@@ -231,9 +237,9 @@ impl<'a> Trainer<'a> {
     }
 
     fn step(&mut self, step: u64, batch: &Batch, before: SamplerState, after: SamplerState) -> Result<()> {
-        let variance = variance(&batch.targets);
-        let Self { config, stream, share, members, .. } = self;
+        let Self { config, stream, strategy, share, members, .. } = self;
         let DataConfig { batch_rows, window_chunks, .. } = config.data;
+        let variance = variance(&batch.targets, &**strategy, batch_rows)?;
         let origin = fault::Origin { rows: &stream.rows, window_chunks, before, batch_rows, share: *share };
         let mut here = members.iter_mut().filter(|member| member.steps() == step);
         here.try_for_each(|member| member.step(batch, &variance, after, &origin))
@@ -264,7 +270,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn finish(self, started: Instant, data_wait_seconds: f64) -> Result<TrainSummary> {
-        let seconds = started.elapsed().as_secs_f64();
+        let (seconds, strategy) = (started.elapsed().as_secs_f64(), self.strategy);
         let mut members = self.members.into_iter();
         let mut clts = Vec::with_capacity(self.done.len());
         for done in self.done {
@@ -274,6 +280,8 @@ impl<'a> Trainer<'a> {
                 None => trained()?,
             });
         }
+        // Nobody ends while another may still need it.
+        strategy.barrier()?;
         Ok(TrainSummary { clts, seconds, data_wait_seconds, was_finished: false })
     }
 }

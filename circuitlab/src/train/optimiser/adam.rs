@@ -1,7 +1,7 @@
 //! Adam over all parameters.
 
 use circuitlab_core::tensors::TensorFile;
-use circuitlab_core::{Error as CoreError, Parameters, Update};
+use circuitlab_core::{Axis, Error as CoreError, Parameters, Update};
 use circuitlab_kernels::adam::Step;
 use tch::{Kind, Tensor};
 
@@ -33,13 +33,14 @@ impl Adam {
         Self { config, steps: 0, kept }
     }
 
-    /// Continues from the files of [`saved_moments`](Self::saved_moments) after `steps` steps.
+    /// Continues from the files of [`saved_moments`](Self::saved_moments) after `steps` steps; `params` are a rank's share of the features,
+    /// and the files hold all.
     ///
     /// # Errors
     /// Moments that do not fit the parameters.
-    pub fn resume(config: OptimiserConfig, params: &Parameters, steps: u64, moments: [&TensorFile; 2]) -> Result<Self> {
-        let kept = params.specs().iter().zip(params.values()).map(|(spec, value)| Kept::read(value, spec, config.moments, moments));
-        let kept = kept.collect::<Result<_>>()?;
+    pub fn resume(config: OptimiserConfig, params: &Parameters, steps: u64, moments: [&TensorFile; 2], feature: Axis) -> Result<Self> {
+        let read = |(spec, value)| Kept::read(value, spec, config.moments, moments, feature);
+        let kept = params.specs().iter().zip(params.values()).map(read).collect::<Result<_>>()?;
         Ok(Self { config, steps, kept })
     }
 
@@ -173,7 +174,7 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let [first, second] = read(&mut adam, &whole, folder.path());
             let mut later = whole.copy();
-            let mut resumed = Adam::resume(config, &later, 3, [&first, &second]).expect("fits");
+            let mut resumed = Adam::resume(config, &later, 3, [&first, &second], Axis::SINGLE).expect("fits");
             for at in 3..8 {
                 adam.step(&mut whole, &gradients(at), 1e-2, 0.7).expect("steps");
                 resumed.step(&mut later, &gradients(at), 1e-2, 0.7).expect("steps");

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use circuitlab_core::{Mesh, ParameterSpec};
+use circuitlab_core::{Mesh, ParameterSpec, Spec};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{Error, Result};
 
@@ -20,21 +21,46 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout of a strategy by its name, whether it is there or not; nothing for names that say nothing of a mesh.
+    /// The layout of a strategy by its name and settings, whether it is there or not; nothing for names that say nothing of a mesh.
+    /// Without a number of ranks, the least that it can have.
     ///
     /// # Errors
-    /// `single` on several ranks.
-    pub fn of_strategy(name: &str, ranks: usize) -> Result<Option<Self>> {
+    /// A strategy that cannot have so many ranks.
+    pub fn of_strategy(strategy: &Spec, ranks: Option<usize>) -> Result<Option<Self>> {
         let layout = |data, feature, sharded| Ok(Some(Self { data, feature, sharded }));
-        match name {
+        let (given, ranks) = (ranks, ranks.unwrap_or(1));
+        match strategy.name.as_str() {
             "single" if ranks != 1 => {
                 Err(Error::Invalid(format!("strategy `single` is one rank, not {ranks}; name one of `ddp`, `fsdp`, `feature-sharded`")))
             }
+            "hybrid" => Self::of_hybrid(strategy, given).map(Some),
             "single" => layout(1, 1, false),
             "ddp" => layout(ranks, 1, false),
             "fsdp" => layout(ranks, 1, true),
             "feature-sharded" => layout(1, ranks, false),
             _ => Ok(None),
+        }
+    }
+
+    fn of_hybrid(strategy: &Spec, ranks: Option<usize>) -> Result<Self> {
+        let size = |key: &str| strategy.settings.get(key).and_then(Value::as_u64).and_then(|size| usize::try_from(size).ok());
+        let [data, feature] = [size("data"), size("feature")];
+        let rest = |part: usize| ranks.map_or(1, |ranks| ranks / part.max(1));
+        let layout = Self {
+            data: data.unwrap_or_else(|| rest(feature.unwrap_or(1))),
+            feature: feature.unwrap_or_else(|| rest(data.unwrap_or(1))),
+            sharded: strategy.settings.get("shard").and_then(Value::as_bool).unwrap_or(false),
+        };
+        if (data, feature) == (None, None) {
+            return Err(Error::Invalid(
+                "strategy `hybrid`: expected `data`, `feature` or both, such as `--set strategy.feature=2`".to_owned(),
+            ));
+        }
+        match ranks {
+            Some(ranks) if layout.ranks() != ranks => {
+                Err(Error::Invalid(format!("strategy `hybrid` with these settings is a mesh of {layout}, and there are {ranks} ranks")))
+            }
+            _ => Ok(layout),
         }
     }
 
@@ -105,7 +131,15 @@ mod tests {
 
     #[test]
     fn strategies_are_meshes() {
-        let of = |name, ranks| Layout::of_strategy(name, ranks).map(|layout| layout.map(|layout| layout.to_string()));
+        let of_spec = |spec: &Spec, ranks| Layout::of_strategy(spec, ranks).map(|layout| layout.map(|layout| layout.to_string()));
+        let of = |name, ranks| of_spec(&Spec::named(name), Some(ranks));
+        let hybrid = Spec::named("hybrid").with("feature", 2);
+        assert_eq!(of_spec(&hybrid, Some(8)).expect("fits").as_deref(), Some("4x2"));
+        assert_eq!(of_spec(&hybrid, None).expect("fits").as_deref(), Some("1x2"));
+        assert_eq!(of_spec(&hybrid.with("data", 3).with("shard", true), None).expect("fits").as_deref(), Some("3x2,sharded"));
+        let odd = of_spec(&Spec::named("hybrid").with("feature", 2), Some(7)).expect_err("seven").to_string();
+        assert!(odd.contains("a mesh of 3x2, and there are 7 ranks"), "{odd}");
+        assert!(of("hybrid", 4).expect_err("not said how").to_string().contains("expected `data`, `feature` or both"));
         assert_eq!(of("ddp", 8).expect("fits").as_deref(), Some("8x1"));
         assert_eq!(of("fsdp", 8).expect("fits").as_deref(), Some("8x1,sharded"));
         assert_eq!(of("feature-sharded", 8).expect("fits").as_deref(), Some("1x8"));
