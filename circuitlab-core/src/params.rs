@@ -128,7 +128,8 @@ impl Parameters {
     /// # Errors
     /// libtorch's, when the device has no room.
     pub fn init(specs: Vec<ParameterSpec>, seed: u64, kind: Kind, device: Device) -> Result<Self> {
-        Self::init_part(&specs, Axis::SINGLE, seed, kind, device)
+        let values = draw_all(&specs, Axis::SINGLE, seed, kind, device)?;
+        Self::new(specs, values)
     }
 
     /// The same of a rank's share of the features; `specs` are those of all features.
@@ -136,14 +137,7 @@ impl Parameters {
     /// # Errors
     /// As [`Parameters::init`].
     pub fn init_part(specs: &[ParameterSpec], feature: Axis, seed: u64, kind: Kind, device: Device) -> Result<Self> {
-        let drawn = |spec: &ParameterSpec| {
-            let first = match spec.shape.first() {
-                Some(rows) if spec.per_feature => feature.share(usize::try_from(*rows).unwrap_or(0)).start,
-                _ => 0,
-            };
-            draw(&spec.part(feature), first as u64, seed, spec.precision.kind(kind), device)
-        };
-        let values = specs.iter().map(drawn).collect::<Result<_>>()?;
+        let values = draw_all(specs, feature, seed, kind, device)?;
         Self::new(specs.iter().map(|spec| spec.part(feature)).collect(), values)
     }
 
@@ -211,6 +205,18 @@ impl Parameters {
         let values = self.values.iter().map(Tensor::copy).collect();
         Self { specs: self.specs.clone(), values, row_squares: self.row_squares.clone() }
     }
+}
+
+/// The initial values of a rank's share of the features.
+fn draw_all(specs: &[ParameterSpec], feature: Axis, seed: u64, kind: Kind, device: Device) -> Result<Vec<Tensor>> {
+    let drawn = |spec: &ParameterSpec| {
+        let first = match spec.shape.first() {
+            Some(rows) if spec.per_feature => feature.share(usize::try_from(*rows).unwrap_or(0)).start,
+            _ => 0,
+        };
+        draw(&spec.part(feature), first as u64, seed, spec.precision.kind(kind), device)
+    };
+    specs.iter().map(drawn).collect()
 }
 
 /// `first` is the number of the first row in the whole parameter.
