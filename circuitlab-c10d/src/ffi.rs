@@ -2,22 +2,26 @@
 #![allow(unsafe_code, reason = "calls into C++")]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
 use circuitlab_core::Axis;
+use libloading::Library;
 use tch::Tensor;
+
+use crate::nccl;
 
 /// What C++ said went wrong.
 pub(crate) type Outcome<T> = Result<T, String>;
 
 #[repr(C)]
-struct StoreHandle {
+pub(crate) struct StoreHandle {
     _opaque: [u8; 0],
 }
 
 #[repr(C)]
-struct GroupHandle {
+pub(crate) struct GroupHandle {
     _opaque: [u8; 0],
 }
 
@@ -61,6 +65,22 @@ unsafe extern "C" {
     fn clc_work_wait(work: *mut WorkHandle, limit: i64) -> *mut c_char;
     fn clc_work_ended(work: *mut WorkHandle) -> bool;
     fn clc_work_close(work: *mut WorkHandle);
+}
+
+/// `clc_nccl_group` of the library for NCCL.
+pub(crate) type NcclGroup =
+    unsafe extern "C" fn(*mut StoreHandle, *const c_char, c_int, c_int, c_int, i64, *mut *mut GroupHandle) -> *mut c_char;
+
+/// Opens the library for NCCL.
+pub(crate) fn open_library(file: &Path) -> Result<Library, libloading::Error> {
+    // SAFETY: it is our own library, and has no initialisers but those of iostreams.
+    unsafe { Library::new(file) }
+}
+
+/// Its only function.
+pub(crate) fn nccl_symbol(library: &Library) -> Outcome<NcclGroup> {
+    // SAFETY: `cpp/nccl.cpp` declares it so; whoever calls it does not outlive the library, which is never closed.
+    unsafe { library.get::<NcclGroup>(b"clc_nccl_group\0") }.map(|found| *found).map_err(|error| error.to_string())
 }
 
 /// A text that C++ allocated.
@@ -173,6 +193,17 @@ impl RawGroup {
         let (store, [joining, limit]) = (store.0.as_ptr(), limits.map(milliseconds));
         // SAFETY: all pointers are good for the call; the group keeps a reference of its own to the store.
         made(|out| unsafe { clc_gloo_group(store, prefix.as_ptr(), rank, size, address.as_ptr(), joining, limit, out) }).map(Self)
+    }
+
+    /// Over NCCL, on one CUDA device for each rank.
+    pub(crate) fn nccl(store: &mut RawStore, prefix: &str, axis: Axis, device: usize, limit: Duration) -> Outcome<Self> {
+        let make = nccl::function()?;
+        let prefix = c_text(prefix)?;
+        let number = |number: usize| c_int::try_from(number).map_err(|_| format!("{number} is too large a number"));
+        let (rank, size, device) = (number(axis.rank)?, number(axis.size)?, number(device)?);
+        let (store, limit) = (store.0.as_ptr(), milliseconds(limit));
+        // SAFETY: as above.
+        made(|out| unsafe { make(store, prefix.as_ptr(), rank, size, device, limit, out) }).map(Self)
     }
 
     pub(crate) fn all_reduce(&mut self, tensor: &Tensor, reduction: c_int) -> Outcome<RawWork> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use circuitlab_core::{Axis, Result};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 pub(crate) use inner::{Inner, Plan};
 
@@ -37,7 +37,7 @@ pub struct Limits {
 
 /// Some ranks of a run, which call the same operations in the same order.
 ///
-/// Tensors are on the CPU, of f32, f64, bf16, f16 or whole numbers, of any strides. Every operation ends on all ranks with the same
+/// Tensors are on the group's device, of f32, f64, bf16, f16 or whole numbers, of any strides. Every operation ends on all ranks with the same
 /// bits. Two operations can be under way at once; more wait for them.
 #[derive(Debug, Clone)]
 pub struct ProcessGroup {
@@ -208,8 +208,9 @@ impl ProcessGroup {
             let message = format!("cannot send tensors of {kind:?}; expected one of {KINDS:?}");
             return Err(self.inner.wrong(operation, &message));
         }
-        if tensor.device() != Device::Cpu {
-            return Err(self.inner.wrong(operation, &format!("the tensor is on {:?}; Gloo takes those on the CPU", tensor.device())));
+        if tensor.device() != self.inner.device {
+            let message = format!("the tensor is on {:?}; those of this group are on {:?}", tensor.device(), self.inner.device);
+            return Err(self.inner.wrong(operation, &message));
         }
         Ok(())
     }
@@ -269,6 +270,7 @@ fn children(place: usize, size: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tch::Device;
 
     use super::*;
 

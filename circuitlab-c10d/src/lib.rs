@@ -24,6 +24,9 @@
 //! it. The error names this rank, the operation and its number in the group, and who is at fault; the other ranks are told, and stop too. A
 //! group is of no use after that. See [`Limits`] for how long all this takes.
 //!
+//! **Devices.** A group's tensors are all on the CPU, and go through Gloo, or each rank's are on a CUDA device of its own, and go through
+//! NCCL. What makes the latter is a library of its own (`scripts/build-nccl`), opened when it is needed.
+//!
 //! **Memory.** An operation owns the tensors that it works on until it ended, also where its handle is dropped.
 //!
 //! **Ending.** Dropping a group never waits for ranks that do not answer: what is still under way is left to a thread that the end of the
@@ -33,6 +36,7 @@ mod environment;
 mod ffi;
 mod group;
 mod hosts;
+mod nccl;
 mod place;
 mod presence;
 mod store;

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use circuitlab_core::{Axis, Error, Result};
+use tch::Device;
 
 use crate::environment::Environment;
-use crate::ffi::RawGroup;
+use crate::ffi::{Outcome, RawGroup};
 use crate::group::{Inner, Limits, ProcessGroup};
 use crate::place;
 use crate::presence::{Place, Presence};
-use crate::store::{Store, address};
+use crate::store::{Store, address, first_line};
 
 /// All ranks of a run, met at the master's address.
 #[derive(Debug)]
@@ -55,12 +56,20 @@ impl World {
         self.meeting.as_ref().map(|meeting| &meeting.store)
     }
 
-    /// Makes a group of these ranks, whose operations end within the limits. All of them call this, with the same arguments, and
-    /// wait for each other; a name makes one group.
+    /// Makes a group of these ranks for tensors on the CPU, whose operations end within the limits. All of them call this, with the same
+    /// arguments, and wait for each other; a name makes one group.
     ///
     /// # Errors
     /// Members that are no ranks, or not this one; a name that was used; members that do not come.
     pub fn group(&self, name: &str, members: &[usize], limits: Limits) -> Result<ProcessGroup> {
+        self.group_on(Device::Cpu, name, members, limits)
+    }
+
+    /// The same for tensors on this rank's device: the CPU, or a CUDA device that no other rank has.
+    ///
+    /// # Errors
+    /// As [`World::group`]; without the library for NCCL, where it is looked for and how it is built.
+    pub fn group_on(&self, device: Device, name: &str, members: &[usize], limits: Limits) -> Result<ProcessGroup> {
         let Axis { rank, size } = self.axis;
         let wrong = |message: &str| Error::Invalid(format!("rank {rank} of {size}, group `{}`: {message}", name.escape_debug()));
         let ordered = members.is_sorted_by(|before, after| before < after) && members.last().is_some_and(|last| *last < size);
@@ -72,22 +81,26 @@ impl World {
         if !self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned()) {
             return Err(wrong("there is a group of that name; expected each name once"));
         }
-        let inner = Inner::new(name.to_owned(), self.axis, members.to_vec(), place, limits);
+        let inner = Inner::new(name.to_owned(), self.axis, members.to_vec(), place, device, limits);
         let Some(meeting) = self.meeting.as_ref().filter(|_| members.len() > 1) else { return Ok(ProcessGroup::new(inner)) };
-        let Meeting { store, own, places, presence } = meeting;
-        // Members are part of the key, so that ranks which disagree about them never meet.
-        let prefix = store.key(&format!("group/{name}/{members:?}"));
-        let axis = Axis { rank: place, size: members.len() };
-        let raw = RawGroup::gloo(&mut store.lock(), &prefix, axis, &own.to_string(), [self.limit, limits.longest]);
-        let raw = raw.map_err(|text| {
-            let first = crate::store::first_line(&text);
-            wrong(&format!("the members {members:?} did not connect within {} s: {first}", self.limit.as_secs_f64()))
-        })?;
-        Ok(ProcessGroup::new(inner.connected(raw, Arc::clone(places), Arc::clone(presence))))
+        let raw = meeting.connect(device, name, members, Axis { rank: place, size: members.len() }, [self.limit, limits.longest]);
+        let raw = raw.map_err(|text| wrong(&format!("the members {members:?} did not connect: {}", first_line(&text))))?;
+        Ok(ProcessGroup::new(inner.connected(raw, Arc::clone(&meeting.places), Arc::clone(&meeting.presence))))
     }
 }
 
 impl Meeting {
+    /// Connects the members of a group. They are part of the key that they meet at, so that ranks which disagree about them never do.
+    fn connect(&self, device: Device, name: &str, members: &[usize], axis: Axis, limits: [Duration; 2]) -> Outcome<RawGroup> {
+        let prefix = self.store.key(&format!("group/{name}/{members:?}"));
+        let mut store = self.store.lock();
+        match device {
+            Device::Cpu => RawGroup::gloo(&mut store, &prefix, axis, &self.own.to_string(), limits),
+            Device::Cuda(index) => RawGroup::nccl(&mut store, &prefix, axis, index, limits[1]),
+            other => Err(format!("there are no groups on {other:?}; expected the CPU or a CUDA device")),
+        }
+    }
+
     fn hold(environment: &Environment, axis: Axis, limit: Duration) -> Result<Self> {
         let deadline = Deadline { at: Instant::now() + limit, limit };
         let named = place::of_interface()?;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use circuitlab_core::{Axis, Error, Result};
+use tch::Device;
 
 use super::{Limits, fault};
 use crate::ffi::{Outcome, RawGroup, RawWork};
@@ -34,6 +35,8 @@ pub(crate) struct Inner {
     /// Where all ranks of the run answer; none of them in a run of one.
     pub(crate) places: Arc<[Place]>,
     pub(crate) presence: Option<Arc<Presence>>,
+    /// Where its tensors are.
+    pub(crate) device: Device,
     pub(crate) limits: Limits,
     state: Mutex<State>,
 }
@@ -49,9 +52,9 @@ struct State {
 }
 
 impl Inner {
-    pub(crate) fn new(name: String, world: Axis, members: Vec<usize>, place: usize, limits: Limits) -> Self {
+    pub(crate) fn new(name: String, world: Axis, members: Vec<usize>, place: usize, device: Device, limits: Limits) -> Self {
         let state = State { raw: None, calls: 0, traffic: Traffic::default(), broken: None };
-        Self { name, world, members, place, places: Arc::new([]), presence: None, limits, state: Mutex::new(state) }
+        Self { name, world, members, place, places: Arc::new([]), presence: None, device, limits, state: Mutex::new(state) }
     }
 
     pub(crate) fn connected(mut self, raw: RawGroup, places: Arc<[Place]>, presence: Arc<Presence>) -> Self {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tch::Device;
+
 use crate::ffi::{Outcome, RawWork};
 use crate::group::Inner;
 use crate::presence::{Answer, ask_within};
@@ -19,9 +21,8 @@ pub(crate) fn wait(group: &Inner, work: &mut RawWork) -> Outcome<()> {
     let half = group.limits.silent / 2;
     let mut question = half;
     loop {
-        match work.wait(SLICE.min(half.max(Duration::from_millis(1)))) {
-            Err(_) if !work.is_over() => {}
-            outcome => return outcome,
+        if let Some(outcome) = wait_a_little(group, work, SLICE.min(half.max(Duration::from_millis(1)))) {
+            return outcome;
         }
         let waited = begun.elapsed();
         let given_up = || Err(format!("given up after {:.1} s", begun.elapsed().as_secs_f64()));
@@ -42,4 +43,26 @@ pub(crate) fn wait(group: &Inner, work: &mut RawWork) -> Outcome<()> {
             question = begun.elapsed() + half;
         }
     }
+}
+
+/// How often an operation on a device is looked at.
+const POLL: Duration = Duration::from_micros(50);
+
+/// Waits so long at most; gives nothing where it was not long enough.
+fn wait_a_little(group: &Inner, work: &mut RawWork, slice: Duration) -> Option<Outcome<()>> {
+    if group.device == Device::Cpu {
+        return match work.wait(slice) {
+            Err(_) if !work.is_over() => None,
+            outcome => Some(outcome),
+        };
+    }
+    // A wait on NCCL that is too short would abort the operation.
+    let begun = Instant::now();
+    while !work.is_over() {
+        if begun.elapsed() > slice {
+            return None;
+        }
+        std::thread::sleep(POLL);
+    }
+    Some(work.wait(slice))
 }

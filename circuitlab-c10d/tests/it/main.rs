@@ -3,6 +3,8 @@
 
 mod faults;
 mod meeting;
+#[cfg(target_os = "linux")]
+mod nccl;
 mod operations;
 mod ranks;
 mod volume;
