@@ -204,7 +204,9 @@ fn what_ranks_cannot_do_is_said_at_the_start() {
     let cache = pipeline::cache(folder.path(), "0..0.02", &[]);
     let hybrid = |settings: &[&'static str]| {
         let mut args = vec!["--strategy", "hybrid"];
-        settings.iter().for_each(|setting| args.extend(["--set", setting]));
+        for setting in settings {
+            args.extend(["--set", setting]);
+        }
         args
     };
     for (args, ranks, message) in [
