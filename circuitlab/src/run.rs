@@ -26,8 +26,15 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    log: File,
     started: Instant,
+    /// Nothing where another rank writes.
+    writer: Option<Writer>,
+}
+
+/// What the process has that writes to a run folder.
+#[derive(Debug)]
+struct Writer {
+    log: File,
     /// Held so that no second process works on the same run.
     _lock: File,
 }
@@ -109,7 +116,17 @@ impl RunFolder {
         })?;
         let log = path.join("log.txt");
         let log = OpenOptions::new().create(true).append(true).open(&log).map_err(CoreError::io("write", &log))?;
-        Ok(Self { path: path.to_path_buf(), log, started: Instant::now(), _lock: lock })
+        Ok(Self { path: path.to_path_buf(), started: Instant::now(), writer: Some(Writer { log, _lock: lock }) })
+    }
+
+    /// The run folder that another rank of the same run writes to.
+    pub fn of_another_rank(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), started: Instant::now(), writer: None }
+    }
+
+    /// Whether this process writes to it.
+    pub fn is_written_here(&self) -> bool {
+        self.writer.is_some()
     }
 
     /// The folder.
@@ -127,7 +144,7 @@ impl RunFolder {
         self.path.join("final")
     }
 
-    /// Adds a line to the log, after the seconds since this process opened the run.
+    /// Adds a line to the log, after the seconds since this process opened the run; where another rank writes, to this process's own only.
     ///
     /// # Errors
     /// What the file system returns.
@@ -135,6 +152,7 @@ impl RunFolder {
         tracing::info!("{line}");
         let seconds = self.started.elapsed().as_secs_f64();
         let path = self.path.join("log.txt");
-        writeln!(self.log, "{seconds:9.1} s  {line}").map_err(CoreError::io("write", &path)).map_err(Error::from)
+        let Some(Writer { log, .. }) = &mut self.writer else { return Ok(()) };
+        writeln!(log, "{seconds:9.1} s  {line}").map_err(CoreError::io("write", &path)).map_err(Error::from)
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use circuitlab_tests::plugins::{library, made};
 use circuitlab_tests::{arg, circuitlab, stderr};
@@ -19,27 +19,32 @@ fn started(cache: &Path, out: &Path, extra: &[&str], rank: [usize; 2], port: u16
     let mut args = vec!["train", "--cache", arg(cache), "--out", arg(out)];
     args.extend(SMALL.into_iter().chain(ALONE));
     args.extend(extra);
-    let mut command = circuitlab(args);
+    as_rank(circuitlab(args), rank, port).spawn().expect("starts")
+}
+
+/// A command as one of so many ranks.
+fn as_rank(mut command: Command, rank: [usize; 2], port: u16) -> Command {
     let [rank, ranks] = rank.map(|number| number.to_string());
     command.env("RANK", rank).env("WORLD_SIZE", ranks).env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
     // The program starts itself again without this.
-    command.env("OMP_WAIT_POLICY", "PASSIVE").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts")
+    command.env("OMP_WAIT_POLICY", "PASSIVE").stdout(Stdio::null()).stderr(Stdio::piped());
+    command
 }
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
-/// Runs so many ranks, each with a run folder of its own.
-fn run(cache: &Path, folder: &Path, name: &str, extra: &[&str], ranks: usize) -> Vec<PathBuf> {
-    let runs: Vec<PathBuf> = (0..ranks).map(|rank| folder.join(format!("{name}-{rank}"))).collect();
+/// Trains with so many ranks, into one run folder.
+fn run(cache: &Path, folder: &Path, name: &str, extra: &[&str], ranks: usize) -> PathBuf {
+    let run = folder.join(name);
     let port = free_port();
-    let children: Vec<Child> = (0..ranks).map(|rank| started(cache, &runs[rank], extra, [rank, ranks], port)).collect();
+    let children: Vec<Child> = (0..ranks).map(|rank| started(cache, &run, extra, [rank, ranks], port)).collect();
     for child in children {
         let output = child.wait_with_output().expect("ends");
         assert!(output.status.success(), "{name}: {}", stderr(&output));
     }
-    runs
+    run
 }
 
 /// The weight files of a run's result, by name.
@@ -93,10 +98,10 @@ fn two_processes_train_what_one_does() {
     let cache = pipeline::cache(folder.path(), "0..0.05", &[]);
     let single = pipeline::train(folder.path(), &cache, &ALONE);
 
-    let runs = run(&cache, folder.path(), "rank", &["--plugin", arg(&plugin), "--strategy", "my-strategy"], 2);
-    let [first, second] = [0, 1].map(|rank: usize| weights(&runs[rank]));
-    assert!(first.len() >= 8 && first == second, "the ranks' weights are the same bits");
-    for ((name, one), (_, other)) in first.iter().zip(&weights(&single)) {
+    let run = run(&cache, folder.path(), "ranks", &["--plugin", arg(&plugin), "--strategy", "my-strategy"], 2);
+    let found = weights(&run);
+    assert!(found.len() >= 8);
+    for ((name, one), (_, other)) in found.iter().zip(&weights(&single)) {
         let apart = apart(one, other);
         assert!(apart < 1e-5, "{name}: {apart} apart from one process");
     }
@@ -120,20 +125,16 @@ fn every_strategy_trains_what_one_process_does(settings: &[&str], compared: &str
     let mut common = vec!["--set", "schedule.steps=50", "--set", "size.d_features=63", "--set", "data.batch_rows=254"];
     common.extend(["--set", "metrics.every_steps=1", "--set", "checkpoint.every_steps=25", "--set", "metrics.dead_rows=1000"]);
     common.extend(settings);
-    let single = run(&cache, folder.path(), "single", &common, 1).remove(0);
+    let single = run(&cache, folder.path(), "single", &common, 1);
     let (want, figures_of_one) = (weights(&single), figures(&single));
     assert!(figures_of_one.iter().any(|(name, value)| name.contains("dead") && *value > 0.0), "some features die");
     for (name, strategy, ranks) in STRATEGIES {
-        let runs = run(&cache, folder.path(), name, &[&common[..], strategy].concat(), ranks);
-        let first = weights(&runs[0]);
-        assert!(runs.iter().all(|run| weights(run) == first), "{name}: the ranks' weights are the same bits");
-        assert!(runs.iter().all(|run| figures(run) == figures(&runs[0])), "{name}: the ranks' figures are the same");
-        for ((file, one), (_, other)) in first.iter().zip(&want) {
+        let run = run(&cache, folder.path(), name, &[&common[..], strategy].concat(), ranks);
+        for ((file, one), (_, other)) in weights(&run).iter().zip(&want) {
             let apart = apart(one, other);
             assert!(apart < bound, "{name}, {file}: {apart:e} apart from one process");
         }
-        for ((figure, got), (_, want)) in figures(&runs[0]).iter().zip(&figures_of_one).filter(|((name, _), _)| name.starts_with(compared))
-        {
+        for ((figure, got), (_, want)) in figures(&run).iter().zip(&figures_of_one).filter(|((name, _), _)| name.starts_with(compared)) {
             let fits = (got - want).abs() <= bound * want.abs().max(1e-3) || (got.is_nan() && want.is_nan());
             assert!(fits, "{name}, {figure}: {got} and {want} of one process");
         }
@@ -156,37 +157,74 @@ fn a_run_of_several_ranks_goes_on_to_the_bit() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = pipeline::cache(folder.path(), "0..0.03", &[]);
     for (name, strategy, ranks) in [("ddp", &["--strategy", "ddp"][..], 2), ("feature", &["--strategy", "feature-sharded"], 2)] {
-        let runs = run(&cache, folder.path(), name, strategy, ranks);
-        let want = weights(&runs[0]);
-        for run in &runs {
-            fs::remove_dir_all(run.join("final")).expect("removes");
-        }
-        let resumed = self::run(&cache, folder.path(), name, &[strategy, &["--resume"]].concat(), ranks);
-        assert!(resumed.iter().all(|run| weights(run) == want), "{name}");
-        // Of all features again, by one more rank.
-        if name == "feature" {
-            let other = folder.path().join(format!("{name}-2"));
-            copy(&runs[0], &other);
-            for run in runs.iter().chain([&other]) {
-                fs::remove_dir_all(run.join("final")).expect("removes");
-            }
-            let more = self::run(&cache, folder.path(), name, &[strategy, &["--resume"]].concat(), 3);
-            for ((file, one), (_, other)) in weights(&more[2]).iter().zip(&want) {
-                assert!(apart(one, other) < 1e-5, "{file}");
-            }
+        let run = run(&cache, folder.path(), name, strategy, ranks);
+        let want = weights(&run);
+        fs::remove_dir_all(run.join("final")).expect("removes");
+        resume(&cache, &run, &[], ranks);
+        assert!(weights(&run) == want, "{name}");
+    }
+}
+
+/// Goes on with a run.
+fn resume(cache: &Path, run: &Path, extra: &[&str], ranks: usize) {
+    let port = free_port();
+    let children: Vec<Child> = (0..ranks)
+        .map(|rank| {
+            let args = [&["train", "--cache", arg(cache), "--out", arg(run), "--resume"], extra].concat();
+            as_rank(circuitlab(args), [rank, ranks], port).spawn().expect("starts")
+        })
+        .collect();
+    for child in children {
+        let output = child.wait_with_output().expect("ends");
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_run_goes_on_with_other_ranks_under_another_strategy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = pipeline::cache(folder.path(), "0..0.03", &[]);
+    let run = run(&cache, folder.path(), "run", &["--strategy", "hybrid", "--set", "strategy.feature=2"], 4);
+    let want = weights(&run);
+    for (extra, ranks) in [
+        (&["--strategy", "feature-sharded"][..], 3),
+        (&["--strategy", "ddp"], 2),
+        (&["--strategy", "single"], 1),
+        (&["--set", "strategy.data=1"], 2),
+    ] {
+        fs::remove_dir_all(run.join("final")).expect("removes");
+        resume(&cache, &run, extra, ranks);
+        for ((file, one), (_, other)) in weights(&run).iter().zip(&want) {
+            let apart = apart(one, other);
+            assert!(apart < 1e-5, "{extra:?}, {file}: {apart:e}");
         }
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a folder");
-    for entry in fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry")) {
-        let (from, to) = (entry.path(), to.join(entry.file_name()));
-        if from.is_dir() {
-            copy(&from, &to);
-        } else {
-            fs::copy(&from, &to).expect("copies");
+#[test]
+fn ranks_of_different_runs_are_told_what_differs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [cache, other] = ["0..0.03", "0..0.02"].map(|range| {
+        let place = folder.path().join(range);
+        fs::create_dir(&place).expect("a folder");
+        pipeline::cache(&place, range, &[])
+    });
+    let ddp = ["--strategy", "ddp"];
+    for (second, extra, messages) in [
+        (&cache, &["--set", "sparsity.lambda=3"][..], ["rank 1 and rank 0 are not of one run", "`sparsity.lambda` is 3.0 there"]),
+        (&other, &[], ["rank 1 and rank 0 are not of one run", "its cache has the digest"]),
+    ] {
+        let (out, port) = (folder.path().join("run"), free_port());
+        let first = started(&cache, &out, &ddp, [0, 2], port);
+        let second = started(second, &out, &[&ddp[..], extra].concat(), [1, 2], port);
+        for child in [first, second] {
+            let output = child.wait_with_output().expect("ends");
+            assert!(!output.status.success(), "{}", stderr(&output));
+            for message in messages {
+                assert!(stderr(&output).contains(message), "{}", stderr(&output));
+            }
         }
+        assert!(!out.exists(), "nothing is left behind");
     }
 }
 

@@ -28,7 +28,8 @@ pub(super) fn run(args: &TrainArgs, context: &Context) -> anyhow::Result<()> {
         return context.print(&plan, || cost(&plan));
     }
     let summary = circuitlab::train::train(&request)?;
-    print(&summary, context)
+    // Of several ranks one is enough to say it.
+    if summary.leads { print(&summary, context) } else { Ok(()) }
 }
 
 /// The plugin libraries that the settings name, and those that a run to go on with was made with.
@@ -60,7 +61,12 @@ fn activations(args: &TrainArgs) -> Vec<String> {
     settings
 }
 
+/// Of a run that goes on, flags are laid over its own config.
 fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
+    let own = args.out.join("config.toml");
+    if args.resume && args.config.is_none() && own.is_file() {
+        return Ok(circuitlab::config::resolve(Some(&own), &overrides(args), Value::Null)?);
+    }
     let presets = serde_json::to_value(TrainConfig::default())?;
     Ok(circuitlab::config::resolve(args.config.as_deref(), &overrides(args), presets)?)
 }

@@ -1,6 +1,7 @@
 //! One transcoder of a run: its parts, its state, its run folder, and its step.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use circuitlab_core::{Batch, Kind, Parameters, Registry, StepContext, Transcoder, files};
 use tch::Tensor;
@@ -10,6 +11,7 @@ use super::config::TrainConfig;
 use super::fault;
 use super::metrics::{Interval, StepMetrics};
 use super::optimiser::{clip_scale, global_norm};
+use super::ranks;
 use super::schedule::Schedule;
 use super::state::{Parts, TrainState};
 use super::step::{gradient, pieces};
@@ -41,6 +43,20 @@ pub(super) struct Plans {
     pub(super) continues: bool,
 }
 
+/// The state before the first step, with biases set from the first rows.
+fn begin(parts: &Parts, config: &TrainConfig, first: &Batch, fresh: SamplerState, stream: &Stream<'_>) -> Result<TrainState> {
+    let state = TrainState::start(parts, config, &first.inputs)?;
+    if state.is_finite() {
+        return Ok(state);
+    }
+    let origin = fault::Origin::of_one(&stream.rows, config, fresh, first.inputs.size()[0] as usize);
+    let fault = origin.fault("the start, where biases are set from rows,", first);
+    Err(fault.unwrap_or_else(|| {
+        let what = "the initial weights are not finite: a setting such as `activation.threshold` is beyond what `compute.dtype` holds";
+        Error::Invalid(what.to_owned())
+    }))
+}
+
 /// One transcoder that is trained.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -61,31 +77,27 @@ impl Member {
     /// Goes on from the newest checkpoint, or begins; `first_rows` gives the rows that biases are set from.
     pub(super) fn open(plans: Plans, first_rows: impl FnOnce(&TrainConfig) -> Result<Batch>, stream: &Stream<'_>) -> Result<Self> {
         let Plans { name, config, schedule, mut parts, mut run, continues } = plans;
-        let (state, sampler) = if let Some(folder) = &checkpoint::newest(&run.checkpoints())? {
-            let (state, saved) = TrainState::resume(&parts, &config, folder)?;
+        let newest = ranks::told(&*parts.strategy, || {
+            let newest = checkpoint::newest(&run.checkpoints())?;
+            Ok(newest.and_then(|folder| Some(folder.file_name()?.to_string_lossy().into_owned())).unwrap_or_default())
+        })?;
+        let (state, sampler) = if newest.is_empty() {
+            let fresh = SamplerState { seed: config.seed, drawn_rows: 0 };
+            (begin(&parts, &config, &first_rows(&config)?, fresh, stream)?, fresh)
+        } else {
+            let folder = run.checkpoints().join(newest);
+            let (state, saved) = TrainState::resume(&parts, &config, &folder)?;
             run.log(&format!("continues from {}", folder.display()))?;
             (state, saved.sampler)
-        } else {
-            let fresh = SamplerState { seed: config.seed, drawn_rows: 0 };
-            let first = first_rows(&config)?;
-            let state = TrainState::start(&parts, &config, &first.inputs)?;
-            if !state.is_finite() {
-                let origin = fault::Origin::of_one(&stream.rows, &config, fresh, first.inputs.size()[0] as usize);
-                let fault = origin.fault("the start, where biases are set from rows,", &first);
-                let settings = || {
-                    let what =
-                        "the initial weights are not finite: a setting such as `activation.threshold` is beyond what `compute.dtype` holds";
-                    Error::Invalid(what.to_owned())
-                };
-                return Err(fault.unwrap_or_else(settings));
-            }
-            (state, fresh)
         };
         // A run that was killed before its first checkpoint may have figures too: those of all steps are made again.
-        parts.sinks.open(run.path(), continues.then_some(state.step))?;
-        if !run.path().join(Record::FILE).exists() {
-            tracing::warn!("no plots are drawn: none of the run's sinks writes `{}`, as `jsonl` does", Record::FILE);
-        }
+        ranks::told(&*parts.strategy, || {
+            parts.sinks.open(run.path(), continues.then_some(state.step))?;
+            if !run.path().join(Record::FILE).exists() {
+                tracing::warn!("no plots are drawn: none of the run's sinks writes `{}`, as `jsonl` does", Record::FILE);
+            }
+            Ok(String::new())
+        })?;
         run.log(&format!(
             "{} steps of {} rows; {} layers of {} features, {} parameters",
             schedule.steps,
@@ -130,9 +142,13 @@ impl Member {
         Ok(())
     }
 
+    /// The norm is that of all ranks, so all of them are here, and any of them may have the row that is at fault.
     fn not_finite(&self, norm: f64, batch: &Batch, origin: &fault::Origin<'_>) -> Error {
         let step = self.state.step;
-        origin.fault(&format!("step {step}"), batch).unwrap_or_else(|| {
+        let own = origin.fault(&format!("step {step}"), batch);
+        let said = ranks::heard(&*self.parts.strategy, &own.as_ref().map_or_else(String::new, ToString::to_string));
+        let elsewhere = || Some(Error::Invalid(said.ok()?.into_iter().find(|fault| !fault.is_empty())?));
+        own.or_else(elsewhere).unwrap_or_else(|| {
             Error::Invalid(format!(
                 "the gradient is {norm} at step {step}{}, and its rows are finite: the run diverged; start a new one with a smaller `optimiser.learning_rate`, or look at the last checkpoint",
                 self.name.as_ref().map_or_else(String::new, |name| format!(" of CLT `{name}`")),
@@ -149,21 +165,26 @@ impl Member {
         for (name, figure) in pace {
             record.push(*name, *figure);
         }
-        self.parts.sinks.write(&record)?;
+        if self.run.is_written_here() {
+            self.parts.sinks.write(&record)?;
+        }
         self.last = Some(record);
         Ok(())
     }
 
     /// Writes a checkpoint, and removes old ones.
     pub(super) fn checkpoint(&mut self, stream: &Stream<'_>) -> Result<()> {
-        self.parts.sinks.sync()?;
         let state = SavedState { format: checkpoint::FORMAT, step: self.state.step, sampler: self.sampler };
-        let strategy = &*self.parts.strategy;
-        let whole = self.state.whole(strategy)?;
-        let tensors = self.state.saved(&whole, strategy, self.parts.dims.d_features)?;
-        checkpoint::write(&self.run.checkpoints(), &state, &tensors, |folder| self.export(folder, &whole, stream))?;
-        checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)?;
-        self.plot();
+        let strategy = Arc::clone(&self.parts.strategy);
+        let whole = self.state.whole(&*strategy)?;
+        let tensors = self.state.saved(&whole, &*strategy, self.parts.dims.d_features)?;
+        ranks::told(&*strategy, || {
+            self.parts.sinks.sync()?;
+            checkpoint::write(&self.run.checkpoints(), &state, &tensors, |folder| self.export(folder, &whole, stream))?;
+            checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)?;
+            self.plot();
+            Ok(String::new())
+        })?;
         Ok(())
     }
 
@@ -217,15 +238,19 @@ impl Member {
 
     /// Leaves the transcoder in `final`.
     pub(super) fn finish(mut self, stream: &Stream<'_>, seconds: f64, data_wait_seconds: f64) -> Result<TrainedClt> {
-        self.parts.sinks.sync()?;
         let result = self.run.result();
         // On every rank, whether it has to write or not: ranks wait for each other in it.
-        let whole = self.state.whole(&*self.parts.strategy)?;
-        if !result.exists() {
-            files::write_folder(&result, |part| self.export(part, &whole, stream))?;
-        }
-        checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)?;
-        self.plot();
+        let strategy = Arc::clone(&self.parts.strategy);
+        let whole = self.state.whole(&*strategy)?;
+        ranks::told(&*strategy, || {
+            self.parts.sinks.sync()?;
+            if !result.exists() {
+                files::write_folder(&result, |part| self.export(part, &whole, stream))?;
+            }
+            checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)?;
+            self.plot();
+            Ok(String::new())
+        })?;
         self.run.log(&format!(
             "finished after {seconds:.1} s, of which {data_wait_seconds:.1} s were spent waiting for rows; the transcoder is in {}",
             result.display()

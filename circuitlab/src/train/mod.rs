@@ -1,5 +1,6 @@
 //! Training: a run folder out of a cache and a config.
 
+mod agree;
 mod checkpoint;
 mod config;
 mod fault;

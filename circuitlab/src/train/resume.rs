@@ -6,6 +6,7 @@ use circuitlab_core::{MetricSink, ParallelismStrategy, Registry, SparsityActivat
 use serde_json::Value;
 
 use super::config::TrainConfig;
+use super::ranks;
 use super::source;
 use super::trainer::{TrainRequest, TrainSummary, TrainedClt};
 use crate::cache::is_url;
@@ -42,16 +43,21 @@ pub(super) fn resolve(request: &TrainRequest<'_>) -> Result<TrainConfig> {
     request.registry.require(&format!("run `{}`", request.out.display()), &Origin::read(request.out)?.providers)?;
     let own: TrainConfig = config::resolve(Some(&path), &[], Value::Null)?;
     own.check()?;
-    let own = complete(own, request.registry)?;
+    let mut own = complete(own, request.registry)?;
     let given = request.config.clone().map(|mut given| {
         given.compute.threads = given.compute.threads.or(own.compute.threads);
         // Libraries may have moved; the plugins in them are compared.
         given.plugins.clone_from(&own.plugins);
         complete(given, request.registry)
     });
-    if given.transpose()?.is_some_and(|given| given != own) {
+    if let Some(given) = given.transpose()? {
+        // What ranks there are changes nothing but the order of sums.
+        own.strategy = given.strategy.clone();
+        if given == own {
+            return Ok(own);
+        }
         return Err(Error::Invalid(format!(
-            "a resumed run keeps its own config `{}`, and the one given differs from it; leave `--config`, `--set` and the flags that stand for settings (such as `--model`) away",
+            "a resumed run keeps its own config `{}` but for its strategy, and the one given differs from it; leave `--config`, `--set` and the flags that stand for settings (such as `--model`) away",
             path.display()
         )));
     }
@@ -80,8 +86,23 @@ fn complete(mut config: TrainConfig, registry: &Registry) -> Result<TrainConfig>
     Ok(config)
 }
 
-/// Opens the run folder that is there, or makes one.
-pub(super) fn folder(request: &TrainRequest<'_>, path: &Path, config: &TrainConfig, origin: &Origin) -> Result<RunFolder> {
+/// Opens the run folder that is there, or makes one; of several ranks the one that leads does.
+pub(super) fn folder(
+    request: &TrainRequest<'_>,
+    path: &Path,
+    config: &TrainConfig,
+    origin: &Origin,
+    strategy: &dyn ParallelismStrategy,
+) -> Result<RunFolder> {
+    let mut own = None;
+    ranks::told(strategy, || {
+        own = Some(written(request, path, config, origin)?);
+        Ok(String::new())
+    })?;
+    Ok(own.unwrap_or_else(|| RunFolder::of_another_rank(path)))
+}
+
+fn written(request: &TrainRequest<'_>, path: &Path, config: &TrainConfig, origin: &Origin) -> Result<RunFolder> {
     if !(request.resume && path.join("config.toml").is_file()) {
         return RunFolder::create(path, &config::to_toml(config)?, origin);
     }
@@ -104,24 +125,38 @@ pub(super) fn remove_run(path: &Path) -> std::io::Result<()> {
     std::fs::remove_dir(path)
 }
 
-/// What a finished run folder holds; nothing where the run is not finished. The process that made it may have been killed before it
-/// drew the plots.
-pub(super) fn finished(name: Option<&str>, run: &Path) -> Result<Option<TrainedClt>> {
+/// What a finished run folder holds, as the rank that leads sees it; nothing where the run is not finished. The process that made it may have been
+/// killed before it drew the plots.
+pub(super) fn finished(name: Option<&str>, run: &Path, strategy: &dyn ParallelismStrategy) -> Result<Option<TrainedClt>> {
+    const THERE: &str = "finished";
     let result = run.join("final");
-    if !result.exists() {
+    let found = ranks::told(strategy, || {
+        if !result.exists() {
+            return Ok(String::new());
+        }
+        Sinks::plot(run)?;
+        Ok(THERE.to_owned())
+    })?;
+    if found != THERE {
         return Ok(None);
     }
-    Sinks::plot(run)?;
     let last = jsonl::read(run)?.and_then(|mut records| records.pop());
     let (steps, rows) = saved::read_card(&result)?.circuitlab.map_or((0, 0), |known| (known.steps, known.rows));
     Ok(Some(TrainedClt { name: name.map(str::to_owned), result, steps, rows, last }))
 }
 
 /// The summary of a run whose transcoders are all there already; nothing where some are not.
-pub(super) fn all_finished(request: &TrainRequest<'_>, config: &TrainConfig) -> Result<Option<TrainSummary>> {
-    let of_member = |(name, _): (Option<String>, TrainConfig)| finished(name.as_deref(), &member_path(request.out, name.as_deref()));
+pub(super) fn all_finished(
+    request: &TrainRequest<'_>,
+    config: &TrainConfig,
+    strategy: &dyn ParallelismStrategy,
+) -> Result<Option<TrainSummary>> {
+    let of_member = |(name, _): (Option<String>, TrainConfig)| {
+        let name = name.as_deref();
+        finished(name, &member_path(request.out, name), strategy)
+    };
     let clts: Option<Vec<TrainedClt>> = config.members()?.into_iter().map(of_member).collect::<Result<_>>()?;
-    Ok(clts.map(|clts| TrainSummary { clts, seconds: 0.0, data_wait_seconds: 0.0, was_finished: true }))
+    Ok(clts.map(|clts| TrainSummary { clts, seconds: 0.0, data_wait_seconds: 0.0, was_finished: true, leads: ranks::leads(strategy) }))
 }
 
 /// The run folder of one of several transcoders, or of the only one.

@@ -9,11 +9,13 @@ use std::time::Instant;
 use circuitlab_core::error::catch_panic;
 use circuitlab_core::{Axis, Batch, ParallelismStrategy, Precision, Registry};
 
+use super::agree::agree;
 use super::config::{DataConfig, TrainConfig};
 use super::fault;
 use super::member::{Member, Plans, Stream};
 use super::metrics::variance;
 use super::pace::Pace;
+use super::ranks;
 use super::resume::{all_finished, continues, finished, folder, member_path, remove_run, resolve};
 use super::schedule::Schedule;
 use super::source;
@@ -51,6 +53,8 @@ pub struct TrainSummary {
     pub data_wait_seconds: f64,
     /// Whether an earlier process had finished the run, so that this one did nothing.
     pub was_finished: bool,
+    /// Whether this process is the one rank of the run that writes to its folder, and should say what came of it.
+    pub leads: bool,
 }
 
 /// A trained transcoder.
@@ -85,7 +89,10 @@ pub fn train(request: &TrainRequest<'_>) -> Result<TrainSummary> {
     if request.resume && !continues {
         tracing::warn!("there is no run in `{}`; this is a new one", request.out.display());
     }
-    if continues && let Some(done) = all_finished(request, &config)? {
+    let strategy: Arc<dyn ParallelismStrategy> = Arc::from(request.registry.build::<dyn ParallelismStrategy>(&config.strategy)?);
+    // All ranks have looked whether the run folder is there before one of them makes it.
+    strategy.barrier()?;
+    if continues && let Some(done) = all_finished(request, &config, &*strategy)? {
         return Ok(done);
     }
     crate::device::set_threads(config.compute.threads)?;
@@ -96,8 +103,9 @@ pub fn train(request: &TrainRequest<'_>) -> Result<TrainSummary> {
         config.plugins = plugins::libraries_of(request.registry, named.chain(rows.plugin_names()));
     }
     let stream = Stream { registry: request.registry, normalisation: rows.normalisation(), rows };
-    let strategy: Arc<dyn ParallelismStrategy> = Arc::from(request.registry.build::<dyn ParallelismStrategy>(&config.strategy)?);
     let prepared = prepare(request, &config, &stream, &strategy)?;
+    agree(&*strategy, &config, prepared.iter().map(|member| member.origin.clone()).collect())?;
+    let leads = ranks::leads(&*strategy);
     let mut stepped = continues;
     let outcome = tch::no_grad(|| {
         catch_panic("training", || {
@@ -105,7 +113,7 @@ pub fn train(request: &TrainRequest<'_>) -> Result<TrainSummary> {
             trainer.run(&mut stepped)
         })
     });
-    if outcome.is_err() && !stepped {
+    if outcome.is_err() && !stepped && leads {
         // The error is what the user should see; what is left of the folder they can remove themselves.
         let _ = remove_run(request.out);
     }
@@ -166,7 +174,8 @@ impl<'a> Trainer<'a> {
         continues: bool,
     ) -> Result<Self> {
         let several = !config.clt.is_empty();
-        let whole = several.then(|| folder(request, request.out, &config, &origin_of_all(request.registry, &stream, &config, &prepared)?));
+        let whole = several
+            .then(|| folder(request, request.out, &config, &origin_of_all(request.registry, &stream, &config, &prepared)?, &*strategy));
         let mut whole = whole.transpose()?;
         if let Some(run) = &mut whole {
             let names: Vec<&str> = prepared.iter().filter_map(|member| member.name.as_deref()).collect();
@@ -178,9 +187,9 @@ impl<'a> Trainer<'a> {
         let (mut members, mut done) = (Vec::new(), Vec::new());
         for Prepared { name, config, schedule, parts, origin } in prepared {
             let path = member_path(request.out, name.as_deref());
-            let finished = if continues { finished(name.as_deref(), &path)? } else { None };
+            let finished = if continues { finished(name.as_deref(), &path, &*strategy)? } else { None };
             if finished.is_none() {
-                let run = folder(request, &path, &config, &origin)?;
+                let run = folder(request, &path, &config, &origin, &*strategy)?;
                 let plans = Plans { name, config, schedule, parts, run, continues };
                 members.push(Member::open(plans, |config| first_rows(&mut firsts, &stream, config), &stream)?);
             }
@@ -199,8 +208,11 @@ impl<'a> Trainer<'a> {
         before = self.members.iter().map(|member| member.sampler).min_by_key(|sampler| sampler.drawn_rows).unwrap_or(before);
         let mut loader = self.loader(before)?;
         let mut pace = Pace::new(step);
-        self.request.progress.begin("train", self.steps * batch_rows, "tokens");
-        self.request.progress.at(step * batch_rows, "");
+        let progress = ranks::leads(&*self.strategy).then_some(self.request.progress);
+        if let Some(progress) = progress {
+            progress.begin("train", self.steps * batch_rows, "tokens");
+            progress.at(step * batch_rows, "");
+        }
         while step < self.steps {
             let loaded = pace.waiting(|| loader.next())?;
             let batch = to_device(&loaded.batch, &self.config);
@@ -216,13 +228,17 @@ impl<'a> Trainer<'a> {
                 for member in self.at(step) {
                     member.record(&figures)?;
                 }
-                self.request.progress.at(step * batch_rows, &self.note());
+                if let Some(progress) = progress {
+                    progress.at(step * batch_rows, &self.note());
+                }
             }
             if save {
                 self.checkpoint(step)?;
             }
         }
-        self.request.progress.end();
+        if let Some(progress) = progress {
+            progress.end();
+        }
         self.finish(started, pace.waited_s)
     }
 
@@ -282,7 +298,7 @@ impl<'a> Trainer<'a> {
         }
         // Nobody ends while another may still need it.
         strategy.barrier()?;
-        Ok(TrainSummary { clts, seconds, data_wait_seconds, was_finished: false })
+        Ok(TrainSummary { clts, seconds, data_wait_seconds, was_finished: false, leads: ranks::leads(&*strategy) })
     }
 }
 
