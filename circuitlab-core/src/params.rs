@@ -158,7 +158,8 @@ impl Parameters {
     }
 
     /// The sum of squares over each row of a parameter, where whoever changed the parameter last has left them: the optimiser has every
-    /// row at hand, and a step that needs the norms of rows need not read the parameter for them.
+    /// row at hand, and a step that needs the norms of rows need not read the parameter for them. They hold as long as values are changed
+    /// by [`entries_mut`](Self::entries_mut) and [`set`](Self::set) alone, not through another handle to a tensor's memory.
     pub fn row_squares(&self, position: usize) -> Option<&[f64]> {
         self.row_squares.get(position)?.as_deref()
     }

@@ -184,7 +184,8 @@ impl<R: Real> Step<'_, R> {
         for (index, norms) in norms.iter_mut().enumerate() {
             let layer = Layer::of(params, index)?;
             let width = (self.reach)(self.dims.layers, index).len() * self.dims.d_model;
-            let squares = match params.row_squares(layer.positions.start + 2) {
+            let known = params.row_squares(layer.positions.start + 2).filter(|known| known.len() == norms.len());
+            let squares = match known {
                 Some(known) => Cow::Borrowed(known),
                 None => Cow::Owned(squares_of_rows::<R, W>(numbers(layer.w_dec)?, width)?),
             };
