@@ -98,7 +98,8 @@ fn run(out: &Path) -> Result<[Option<f64>; 2]> {
     config.optimiser.learning_rate = 6e-3;
     config.sparsity.lambda = 0.25;
     let (out, config) = (&out.join("run"), Some(config));
-    let done = train(&TrainRequest { registry: &registry, cache: Some(&cache), out, config, resume: false, progress: &Silent })?;
+    let done =
+        train(&TrainRequest { registry: &registry, cache: Some(&cache), out, config, resume: false, progress: &Silent, stop: None })?;
     Ok([EXPLAINED_VARIANCE, L0].map(|name| done.clts[0].last.as_ref().and_then(|record| record.get(name))))
 }
 

@@ -115,6 +115,7 @@ fn train(out: &Path, context: &Context) -> anyhow::Result<()> {
         config: if resume { None } else { Some(config) },
         resume,
         progress: &context.bars,
+        stop: None,
     };
     circuitlab::train::train(&request)?;
     Ok(())

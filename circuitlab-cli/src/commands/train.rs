@@ -21,6 +21,7 @@ pub(super) fn run(args: &TrainArgs, context: &Context) -> anyhow::Result<()> {
         config,
         resume: args.resume,
         progress: &context.bars,
+        stop: None,
     };
     if args.dry_run {
         let plan_for = PlanFor { ranks: args.ranks, layout: args.mesh, shape: args.shape, l0: args.l0 };

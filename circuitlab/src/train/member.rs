@@ -236,6 +236,13 @@ impl Member {
         self.state.step * self.config.data.batch_rows as u64
     }
 
+    /// Leaves the run as it is, with its newest checkpoint, for another process to go on with.
+    pub(super) fn pause(mut self) -> Result<TrainedClt> {
+        self.run.log(&format!("stopped after step {}, as asked; `--resume` goes on from there", self.state.step))?;
+        let (steps, rows) = (self.state.step, self.rows());
+        Ok(TrainedClt { name: self.name, result: self.run.result(), steps, rows, last: self.last })
+    }
+
     /// Leaves the transcoder in `final`.
     pub(super) fn finish(mut self, stream: &Stream<'_>, seconds: f64, data_wait_seconds: f64) -> Result<TrainedClt> {
         let result = self.run.result();

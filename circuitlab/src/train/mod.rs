@@ -16,6 +16,7 @@ mod several;
 mod source;
 mod state;
 pub(crate) mod step;
+mod stop;
 mod trainer;
 
 pub use config::{

@@ -156,7 +156,14 @@ pub(super) fn all_finished(
         finished(name, &member_path(request.out, name), strategy)
     };
     let clts: Option<Vec<TrainedClt>> = config.members()?.into_iter().map(of_member).collect::<Result<_>>()?;
-    Ok(clts.map(|clts| TrainSummary { clts, seconds: 0.0, data_wait_seconds: 0.0, was_finished: true, leads: ranks::leads(strategy) }))
+    Ok(clts.map(|clts| TrainSummary {
+        clts,
+        seconds: 0.0,
+        data_wait_seconds: 0.0,
+        was_finished: true,
+        stopped_at: None,
+        leads: ranks::leads(strategy),
+    }))
 }
 
 /// The run folder of one of several transcoders, or of the only one.

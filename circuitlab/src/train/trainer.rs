@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use circuitlab_core::error::catch_panic;
@@ -20,6 +21,7 @@ use super::resume::{all_finished, continues, finished, folder, member_path, remo
 use super::schedule::Schedule;
 use super::source;
 use super::state::{Parts, placement};
+use super::stop;
 use crate::cache::{Loader, LoaderOptions, SamplerState};
 use crate::run::{Origin, RunFolder};
 use crate::sink::{Record, names};
@@ -40,6 +42,9 @@ pub struct TrainRequest<'a> {
     pub resume: bool,
     /// Told of every step.
     pub progress: &'a dyn Progress,
+    /// Set where the run is to stop: every rank then writes a checkpoint after the same step, the next one, although one rank alone was
+    /// asked. A run that was asked before its first step takes that step, and one in its last step ends as usual.
+    pub stop: Option<&'a AtomicBool>,
 }
 
 /// How a run ended.
@@ -53,6 +58,8 @@ pub struct TrainSummary {
     pub data_wait_seconds: f64,
     /// Whether an earlier process had finished the run, so that this one did nothing.
     pub was_finished: bool,
+    /// The step after which the run was stopped, with a checkpoint; nothing where it was trained to its end.
+    pub stopped_at: Option<u64>,
     /// Whether this process is the one rank of the run that writes to its folder, and should say what came of it.
     pub leads: bool,
 }
@@ -62,9 +69,9 @@ pub struct TrainSummary {
 pub struct TrainedClt {
     /// Its name, where the run trained several.
     pub name: Option<String>,
-    /// Its folder.
+    /// Its folder; of a run that was stopped, where it will be.
     pub result: PathBuf,
-    /// Steps of the run.
+    /// Steps taken.
     pub steps: u64,
     /// Rows trained on.
     pub rows: u64,
@@ -77,6 +84,7 @@ pub struct TrainedClt {
 /// Where the config has `[[clt]]` tables the run folder holds a folder for each, by its name, which is a run folder like any other: what
 /// is in it is to the bit what a run of that transcoder alone would have left.
 ///
+/// A run that is asked to stop ends with a checkpoint after its next step ([`TrainRequest::stop`]).
 /// A run that is killed at any moment continues from its newest checkpoint; on CPUs the continued run is bit for bit the one that
 /// was not interrupted, since the number of threads belongs to the config of a run.
 ///
@@ -222,7 +230,8 @@ impl<'a> Trainer<'a> {
             before = loaded.state;
             step += 1;
             *stepped = true;
-            let save = self.is_checkpoint(step);
+            let stop = step < self.steps && self.is_to_stop()?;
+            let save = stop || self.is_checkpoint(step);
             if save || step.is_multiple_of(self.config.metrics.every_steps) || step == self.steps {
                 let figures = pace.lap(step, batch_rows);
                 for member in self.at(step) {
@@ -235,11 +244,15 @@ impl<'a> Trainer<'a> {
             if save {
                 self.checkpoint(step)?;
             }
+            if stop {
+                break;
+            }
         }
         if let Some(progress) = progress {
             progress.end();
         }
-        self.finish(started, pace.waited_s)
+        let stopped_at = (step < self.steps).then_some(step);
+        self.finish(stopped_at, started, pace.waited_s)
     }
 
     fn loader(&self, from: SamplerState) -> Result<Loader> {
@@ -266,6 +279,12 @@ impl<'a> Trainer<'a> {
         step.is_multiple_of(every) && step < self.steps
     }
 
+    /// Whether any rank was asked to stop.
+    fn is_to_stop(&self) -> Result<bool> {
+        let asked = self.request.stop.is_some_and(|stop| stop.load(Ordering::Relaxed));
+        stop::agreed(asked, &*self.strategy)
+    }
+
     fn checkpoint(&mut self, step: u64) -> Result<()> {
         let Self { members, stream, .. } = self;
         members.iter_mut().filter(|member| member.steps() == step).try_for_each(|member| member.checkpoint(stream))
@@ -285,12 +304,16 @@ impl<'a> Trainer<'a> {
         )
     }
 
-    fn finish(self, started: Instant, data_wait_seconds: f64) -> Result<TrainSummary> {
+    fn finish(self, stopped_at: Option<u64>, started: Instant, data_wait_seconds: f64) -> Result<TrainSummary> {
         let (seconds, strategy) = (started.elapsed().as_secs_f64(), self.strategy);
+        let end = |member: Member| match stopped_at {
+            Some(_) => member.pause(),
+            None => member.finish(&self.stream, seconds, data_wait_seconds),
+        };
         let mut members = self.members.into_iter();
         let mut clts = Vec::with_capacity(self.done.len());
         for done in self.done {
-            let mut trained = || members.next().map(|member| member.finish(&self.stream, seconds, data_wait_seconds)).transpose();
+            let mut trained = || members.next().map(end).transpose();
             clts.extend(match done {
                 Some(done) => Some(done),
                 None => trained()?,
@@ -298,7 +321,8 @@ impl<'a> Trainer<'a> {
         }
         // Nobody ends while another may still need it.
         strategy.barrier()?;
-        Ok(TrainSummary { clts, seconds, data_wait_seconds, was_finished: false, leads: ranks::leads(&*strategy) })
+        let leads = ranks::leads(&*strategy);
+        Ok(TrainSummary { clts, seconds, data_wait_seconds, was_finished: false, stopped_at, leads })
     }
 }
 

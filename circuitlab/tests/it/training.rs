@@ -2,10 +2,11 @@
 
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use circuitlab::cache::{Sampler, SamplerState, Side};
 use circuitlab::train::{TrainConfig, TrainRequest, TrainSummary, train};
-use circuitlab::{Result, Silent};
+use circuitlab::{Progress, Result, Silent};
 use circuitlab_core::codec::ChainSpec;
 use circuitlab_core::config::FloatKind;
 use circuitlab_core::tensors::TensorFile;
@@ -76,7 +77,7 @@ fn config() -> TrainConfig {
 
 fn run(world: &World, out: &str, config: Option<TrainConfig>) -> Result<TrainSummary> {
     let (cache, out, resume) = (world.path("cache"), world.path(out), config.is_none());
-    train(&TrainRequest { registry: &world.registry, cache: Some(&cache), out: &out, config, resume, progress: &Silent })
+    train(&TrainRequest { registry: &world.registry, cache: Some(&cache), out: &out, config, resume, progress: &Silent, stop: None })
 }
 
 fn two() -> TrainConfig {
@@ -177,6 +178,52 @@ fn several_go_on_together_wherever_each_of_them_was() {
     assert!(run(&world, "begun", None).expect("there is nothing to do").was_finished);
     let error = run(&world, "begun", Some(two())).expect_err("taken").to_string();
     assert!(error.contains("exists already"), "{error}");
+}
+
+/// Asks the run to stop once so many rows were told of.
+#[derive(Debug)]
+struct Asks {
+    at_rows: u64,
+    stop: AtomicBool,
+}
+
+impl Progress for Asks {
+    fn begin(&self, _: &str, _: u64, _: &'static str) {}
+
+    fn at(&self, done: u64, _: &str) {
+        self.stop.fetch_or(done >= self.at_rows, Ordering::Relaxed);
+    }
+
+    fn end(&self) {}
+}
+
+#[test]
+fn a_run_that_is_asked_to_stop_goes_on_to_the_bit() {
+    let world = world("none");
+    run(&world, "whole", Some(two())).expect("trains");
+    // Rows are told of at steps 0, 4, 8, ..; a run that is asked at step 12 has taken its last step.
+    for (at_step, stops_at) in [(0, Some(1)), (1, Some(5)), (8, Some(9)), (12, None)] {
+        let asks = Asks { at_rows: at_step * 21, stop: AtomicBool::new(false) };
+        let (cache, out, stop) = (world.path("cache"), world.path("stopped"), Some(&asks.stop));
+        let (registry, config) = (&world.registry, Some(two()));
+        let request = TrainRequest { registry, cache: Some(&cache), out: &out, config, resume: false, progress: &asks, stop };
+        let summary = train(&request).expect("stops");
+        assert_eq!(summary.stopped_at, stops_at);
+        for clt in &summary.clts {
+            assert_eq!((clt.steps, clt.result.exists()), (stops_at.unwrap_or(12), stops_at.is_none()));
+        }
+        let again = run(&world, "stopped", None).expect("goes on");
+        assert_eq!((again.stopped_at, again.was_finished), (None, stops_at.is_none()));
+        for name in ["sparse", "wide"] {
+            let weights = |run: &str| {
+                let mut files = left_behind(&world.path(run).join(name).join("final"));
+                files.retain(|(name, _)| name.ends_with(".safetensors"));
+                files
+            };
+            assert!(weights("stopped") == weights("whole"), "{name}, asked at step {at_step}");
+        }
+        std::fs::remove_dir_all(&out).expect("removes");
+    }
 }
 
 #[test]
