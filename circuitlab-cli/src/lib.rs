@@ -16,6 +16,7 @@ pub mod args;
 mod commands;
 mod environment;
 pub mod output;
+mod signals;
 
 use std::process::ExitCode;
 

@@ -8,6 +8,7 @@ mod eval;
 mod generate;
 mod model;
 pub(crate) mod plugins;
+mod resume;
 mod train;
 
 use circuitlab_core::Registry;

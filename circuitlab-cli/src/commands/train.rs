@@ -7,14 +7,15 @@ use circuitlab::sink::{Record, names};
 use circuitlab::train::{Memory, Plan, PlanFor, TrainConfig, TrainRequest, TrainSummary, TrainedClt};
 use serde_json::{Value, json};
 
-use super::Context;
+use super::{Context, resume};
 use crate::args::TrainArgs;
 use crate::output::{Table, human};
+use crate::signals;
 
 pub(super) fn run(args: &TrainArgs, context: &Context) -> anyhow::Result<()> {
     let plain = args.config.is_none() && overrides(args).is_empty();
     let config = if args.resume && plain { None } else { Some(config(args)?) };
-    let request = TrainRequest {
+    let mut request = TrainRequest {
         registry: &context.registry,
         cache: args.cache.as_deref(),
         out: &args.out,
@@ -28,9 +29,10 @@ pub(super) fn run(args: &TrainArgs, context: &Context) -> anyhow::Result<()> {
         let plan = circuitlab::train::plan(&request, &plan_for)?;
         return context.print(&plan, || cost(&plan));
     }
+    request.stop = Some(signals::asks_to_stop()?);
     let summary = circuitlab::train::train(&request)?;
     // Of several ranks one is enough to say it.
-    if summary.leads { print(&summary, context) } else { Ok(()) }
+    if summary.leads { print(&summary, args, context) } else { Ok(()) }
 }
 
 /// The plugin libraries that the settings name, and those that a run to go on with was made with.
@@ -140,7 +142,7 @@ fn work(plan: &Plan) -> impl Iterator<Item = (String, String)> {
     .chain(plan.dense_flop.map(|flop| ("dense FLOP of the run".to_owned(), human::count(flop))))
 }
 
-fn print(summary: &TrainSummary, context: &Context) -> anyhow::Result<()> {
+fn print(summary: &TrainSummary, args: &TrainArgs, context: &Context) -> anyhow::Result<()> {
     let clts: Vec<Value> = summary.clts.iter().map(figures).collect();
     let mut all = match &summary.clts[..] {
         [TrainedClt { name: None, .. }] => clts[0].clone(),
@@ -148,7 +150,10 @@ fn print(summary: &TrainSummary, context: &Context) -> anyhow::Result<()> {
     };
     all["seconds"] = json!(summary.seconds);
     all["data_wait_share"] = json!(wait_share(summary));
-    context.print(&all, || lines(summary))
+    let Some(step) = summary.stopped_at else { return context.print(&all, || lines(summary)) };
+    let again = resume::command_line(args);
+    (all["stopped_at"], all["resume"]) = (json!(step), json!(again));
+    context.print(&all, || format!("stopped after step {}, with a checkpoint; to go on: {again}", human::whole(step)))
 }
 
 /// What `--json` prints of a transcoder.
