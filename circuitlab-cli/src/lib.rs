@@ -24,10 +24,11 @@ use circuitlab_core::Registry;
 use circuitlab_core::error::catch_panic;
 use clap::Parser;
 
-use args::Cli;
+use args::{Cli, Command};
 use output::{Bars, logging, report};
 
-/// Parses the command line, runs it, and gives the exit code: 0 on success, 1 on failure, 2 on wrong usage.
+/// Parses the command line, runs it, and gives the exit code: 0 on success, 1 on failure, 2 on wrong usage; of `launch`, that of the first
+/// rank that failed.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     environment::prepare();
@@ -37,14 +38,26 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
-            ExitCode::FAILURE
+            exit_code(&error)
         }
     }
 }
 
+#[cfg(unix)]
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    error.downcast_ref::<commands::RankFailed>().map_or(ExitCode::FAILURE, |rank| ExitCode::from(rank.code))
+}
+
+#[cfg(not(unix))]
+fn exit_code(_: &anyhow::Error) -> ExitCode {
+    ExitCode::FAILURE
+}
+
 fn run(cli: &Cli) -> anyhow::Result<()> {
     // Before anything asks libtorch about CUDA: it keeps its first answer.
-    circuitlab::device::load_cuda();
+    if !matches!(cli.command, Command::Launch(_)) {
+        circuitlab::device::load_cuda();
+    }
     circuitlab_plugins::link();
     let bars = Bars::new(cli.quiet);
     logging::start(cli.verbosity(), bars.multi())?;
@@ -53,7 +66,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let context = commands::Context { registry, bars, json: cli.json };
     let mut outcome = None;
     catch_panic("circuitlab", || {
-        outcome = Some(commands::run(&cli.command, &context));
+        outcome = Some(commands::run(cli, &context));
         Ok::<(), circuitlab_core::Error>(())
     })?;
     outcome.unwrap_or(Ok(()))

@@ -4,6 +4,7 @@ mod bench;
 mod cache;
 mod demo;
 mod eval;
+mod launch;
 mod model;
 mod plugins;
 mod text;
@@ -13,11 +14,13 @@ pub use bench::{BenchCacheArgs, BenchCodecArgs, BenchCommand, BenchForwardArgs, 
 pub use cache::{CacheArgs, CacheCommand, CacheFolderArgs, CacheStatsArgs, CacheWriteArgs};
 pub use demo::DemoArgs;
 pub use eval::EvalArgs;
+pub use launch::LaunchArgs;
 pub use model::{ActivationsArgs, GenerateArgs, ModelCommand, ModelPlace, ShowArgs};
 pub use plugins::{PluginsCheckArgs, PluginsCommand, PluginsNewArgs, PluginsProbeArgs, PluginsShowArgs};
 pub use text::TextArgs;
 pub use train::TrainArgs;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand};
@@ -49,6 +52,15 @@ impl Cli {
     pub fn verbosity(&self) -> i8 {
         if self.quiet { -1 } else { i8::try_from(self.verbose).unwrap_or(i8::MAX) }
     }
+
+    /// The flags that stand for all commands, as another process of this program takes them.
+    pub(crate) fn globals(&self) -> Vec<OsString> {
+        let json = self.json.then(|| "--json".into());
+        let quiet = self.quiet.then(|| "--quiet".into());
+        let verbose = (0..self.verbose).map(|_| "--verbose".into());
+        let plugins = self.plugin.iter().flat_map(|file| ["--plugin".into(), file.into()]);
+        json.into_iter().chain(quiet).chain(verbose).chain(plugins).collect()
+    }
 }
 
 /// The commands, in the order of the pipeline.
@@ -60,6 +72,8 @@ pub enum Command {
     Cache(CacheArgs),
     /// Train a transcoder on a cache.
     Train(TrainArgs),
+    /// Run a command, such as `train`, by several processes of this machine.
+    Launch(LaunchArgs),
     /// Evaluate a transcoder on held-out text.
     Eval(EvalArgs),
     /// Look at a language model.

@@ -6,6 +6,8 @@ mod cache_stats;
 mod demo;
 mod eval;
 mod generate;
+#[cfg(unix)]
+mod launch;
 mod model;
 pub(crate) mod plugins;
 mod resume;
@@ -14,7 +16,10 @@ mod train;
 use circuitlab_core::Registry;
 use serde::Serialize;
 
-use crate::args::Command;
+#[cfg(unix)]
+pub(crate) use launch::RankFailed;
+
+use crate::args::{Cli, Command};
 use crate::output::{Bars, stdout};
 
 /// What every command is given.
@@ -33,11 +38,15 @@ impl Context {
 }
 
 /// Runs a command.
-pub(crate) fn run(command: &Command, context: &Context) -> anyhow::Result<()> {
-    match command {
+pub(crate) fn run(cli: &Cli, context: &Context) -> anyhow::Result<()> {
+    match &cli.command {
         Command::Demo(args) => demo::run(args, context),
         Command::Cache(args) => cache::run(args, context),
         Command::Train(args) => train::run(args, context),
+        #[cfg(unix)]
+        Command::Launch(args) => launch::run(args, cli, &context.bars),
+        #[cfg(not(unix))]
+        Command::Launch(_) => Err(anyhow::anyhow!("`launch` needs a Unix system; start each rank by itself, with RANK and WORLD_SIZE")),
         Command::Eval(args) => eval::run(args, context),
         Command::Model(command) => model::run(command, context),
         Command::Plugins(command) => plugins::run(command, context),

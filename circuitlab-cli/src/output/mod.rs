@@ -2,7 +2,9 @@
 
 pub mod human;
 pub mod logging;
+pub(crate) mod news;
 pub mod progress;
+pub(crate) mod relay;
 pub mod report;
 pub mod stdout;
 pub mod table;

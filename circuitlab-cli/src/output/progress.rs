@@ -8,6 +8,7 @@ use circuitlab::Progress;
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 use super::human;
+use super::news::{self, News, Teller};
 
 /// Without a terminal, lines come no more often than this.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -24,6 +25,8 @@ pub struct Bars {
     multi: MultiProgress,
     terminal: bool,
     quiet: bool,
+    /// Where another process shows what this one tells.
+    teller: Option<Teller>,
     task: Mutex<Option<Task>>,
 }
 
@@ -31,7 +34,7 @@ pub struct Bars {
 struct Task {
     name: String,
     total: u64,
-    unit: &'static str,
+    unit: String,
     started: Instant,
     told: Instant,
     done: u64,
@@ -43,8 +46,52 @@ struct Task {
 
 impl Bars {
     /// Shows bars if stderr is a terminal, and nothing at all if `quiet`. Log lines must be printed through [`Bars::multi`].
+    ///
+    /// A process that `launch` started shows nothing itself: the first one tells its progress to the launching process.
     pub fn new(quiet: bool) -> Self {
-        Self { multi: MultiProgress::new(), terminal: io::stderr().is_terminal() && !quiet, quiet, task: Mutex::new(None) }
+        let role = std::env::var_os(news::VARIABLE).unwrap_or_default();
+        let teller = (role == news::TELL && !quiet).then(Teller::default);
+        Self::over(MultiProgress::new(), quiet || role == news::KEEP, teller)
+    }
+
+    /// Others that appear with these.
+    pub(crate) fn beside(&self) -> Self {
+        Self::over(self.multi.clone(), self.quiet, None)
+    }
+
+    fn over(multi: MultiProgress, quiet: bool, teller: Option<Teller>) -> Self {
+        Self { multi, terminal: io::stderr().is_terminal() && !quiet, quiet, teller, task: Mutex::new(None) }
+    }
+
+    /// Shows what another process tells.
+    pub(crate) fn show(&self, news: &News) {
+        match news {
+            News::Begin { task, total, unit } => self.start(task, *total, unit),
+            News::At { done, note } => self.at(*done, note),
+            News::End => self.end(),
+        }
+    }
+
+    /// Ends work that an error cut short: it has no summary, and its bar must not stay behind.
+    pub(crate) fn abandon(&self) {
+        self.with_task(|current| {
+            if let Some(bar) = current.take().and_then(|task| task.bar) {
+                bar.finish_and_clear();
+            }
+        });
+    }
+
+    fn start(&self, name: &str, total: u64, unit: &str) {
+        self.end();
+        let now = Instant::now();
+        let bar = self.terminal.then(|| {
+            let bar = self.multi.add(ProgressBar::new(total).with_style(style(unit, total)).with_prefix(name.to_owned()));
+            bar.enable_steady_tick(Duration::from_millis(500));
+            bar
+        });
+        let (name, unit, note) = (name.to_owned(), unit.to_owned(), String::new());
+        let task = Task { name, total, unit, started: now, told: now, done: 0, before: None, note, bar };
+        self.with_task(|current| *current = Some(task));
     }
 
     /// What keeps other output on stderr from tearing a bar apart.
@@ -59,19 +106,16 @@ impl Bars {
 
 impl Progress for Bars {
     fn begin(&self, task: &str, total: u64, unit: &'static str) {
-        self.end();
-        let now = Instant::now();
-        let bar = self.terminal.then(|| {
-            let bar = self.multi.add(ProgressBar::new(total).with_style(style(unit, total)).with_prefix(task.to_owned()));
-            bar.enable_steady_tick(Duration::from_millis(500));
-            bar
-        });
-        let name = task.to_owned();
-        let task = Task { name, total, unit, started: now, told: now, done: 0, before: None, note: String::new(), bar };
-        self.with_task(|current| *current = Some(task));
+        match &self.teller {
+            Some(teller) => teller.begin(task, total, unit),
+            None => self.start(task, total, unit),
+        }
     }
 
     fn at(&self, done: u64, note: &str) {
+        if let Some(teller) = &self.teller {
+            return teller.at(done, note);
+        }
         self.with_task(|current| {
             if let Some(task) = current {
                 task.at(done, note, self.quiet);
@@ -80,6 +124,9 @@ impl Progress for Bars {
     }
 
     fn end(&self) {
+        if let Some(teller) = &self.teller {
+            return teller.end();
+        }
         self.with_task(|current| {
             let Some(task) = current.take() else { return };
             if let Some(bar) = &task.bar {
@@ -94,12 +141,7 @@ impl Progress for Bars {
 
 impl Drop for Bars {
     fn drop(&mut self) {
-        // Work that an error cut short has no summary; its bar must not stay behind.
-        self.with_task(|current| {
-            if let Some(bar) = current.take().and_then(|task| task.bar) {
-                bar.finish_and_clear();
-            }
-        });
+        self.abandon();
     }
 }
 
@@ -135,7 +177,7 @@ impl Task {
 
     /// One line of where it stands: `cache: 45% (1.20M of 2.66M tokens), 83.1k tokens/s, 17 s left; note`.
     fn line(&self) -> String {
-        let (name, unit, rate) = (&self.name, self.unit, self.rate());
+        let (name, unit, rate) = (&self.name, &self.unit, self.rate());
         let (done, speed) = (human::count(self.done as f64), human::count(rate));
         let left = left(self.total.saturating_sub(self.done), rate).map_or_else(String::new, |left| format!(", {left} left"));
         let note = self.end_note();
@@ -166,7 +208,7 @@ fn left(rest: u64, rate: f64) -> Option<String> {
     (rest > 0 && seconds.is_finite()).then(|| human::duration(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)))
 }
 
-fn style(unit: &'static str, total: u64) -> ProgressStyle {
+fn style(unit: &str, total: u64) -> ProgressStyle {
     let template = if total == 0 {
         "{prefix} {spinner} {done} {unit}  {speed}  {elapsed}  {wide_msg}"
     } else {
@@ -174,8 +216,9 @@ fn style(unit: &'static str, total: u64) -> ProgressStyle {
     };
     // The template is fixed, so the default stands in for nothing but a slip in it, which a test would find.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let (unit, per_second) = (unit.to_owned(), unit.to_owned());
     let speed = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-        let _ = write!(out, "{} {unit}/s", human::count(state.per_sec()));
+        let _ = write!(out, "{} {per_second}/s", human::count(state.per_sec()));
     };
     let left = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
         let rest = state.len().unwrap_or(0).saturating_sub(state.pos());
@@ -190,7 +233,7 @@ fn style(unit: &'static str, total: u64) -> ProgressStyle {
             let _ = write!(out, "{}", human::count(state.len().unwrap_or(0) as f64));
         })
         .with_key("unit", move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = out.write_str(unit);
+            let _ = out.write_str(&unit);
         })
         .with_key("speed", speed)
         .with_key("left", left)
@@ -209,7 +252,17 @@ mod tests {
 
     fn task(total: u64, done: u64, note: &str) -> Task {
         let started = Instant::now().checked_sub(Duration::from_secs(10)).expect("the machine is up for longer");
-        Task { name: "cache".into(), total, unit: "tokens", started, told: started, done, before: None, note: note.into(), bar: None }
+        Task {
+            name: "cache".into(),
+            total,
+            unit: "tokens".into(),
+            started,
+            told: started,
+            done,
+            before: None,
+            note: note.into(),
+            bar: None,
+        }
     }
 
     #[test]
@@ -224,7 +277,8 @@ mod tests {
     fn a_bar_shows_unit_and_note() {
         let screen = InMemoryTerm::new(5, 140);
         let multi = MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(screen.clone())));
-        let bars = Bars { multi, terminal: true, quiet: false, task: Mutex::new(None) };
+        let mut bars = Bars::over(multi, false, None);
+        bars.terminal = true;
         bars.begin("train", 4000, "tokens");
         bars.at(1000, "loss 3.5");
         if let Some(bar) = bars.task.lock().expect("not poisoned").as_ref().and_then(|task| task.bar.clone()) {
@@ -239,11 +293,27 @@ mod tests {
 
     #[test]
     fn news_without_work_is_ignored() {
-        let bars = Bars { multi: MultiProgress::new(), terminal: false, quiet: false, task: Mutex::new(None) };
+        let mut bars = Bars::over(MultiProgress::new(), false, None);
+        bars.terminal = false;
         bars.at(3, "");
         bars.end();
         bars.begin("a", 0, "rows");
         bars.at(u64::MAX, "x");
         bars.begin("b", u64::MAX, "rows");
+    }
+
+    #[test]
+    fn what_another_process_tells_is_shown_as_its_own() {
+        let screen = InMemoryTerm::new(5, 140);
+        let mut bars = Bars::over(MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(screen.clone()))), false, None);
+        bars.terminal = true;
+        bars.show(&News::Begin { task: "train".into(), total: 4000, unit: "tokens".into() });
+        bars.show(&News::At { done: 1000, note: "loss 3.5".into() });
+        if let Some(bar) = bars.task.lock().expect("not poisoned").as_ref().and_then(|task| task.bar.clone()) {
+            bar.force_draw();
+        }
+        assert!(screen.contents().contains("25%  1000 of 4000 tokens"), "{}", screen.contents());
+        bars.show(&News::End);
+        assert_eq!(screen.contents(), "");
     }
 }

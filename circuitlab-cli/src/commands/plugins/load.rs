@@ -15,8 +15,10 @@ use crate::output::stdout;
 
 /// Loads every library that this run names into the registry.
 pub(crate) fn load(cli: &Cli, registry: &mut Registry) -> anyhow::Result<()> {
-    if let Command::Plugins(PluginsCommand::Check(_) | PluginsCommand::New(_) | PluginsCommand::Probe(_)) = &cli.command {
-        // They must work where a library does not.
+    if let Command::Plugins(PluginsCommand::Check(_) | PluginsCommand::New(_) | PluginsCommand::Probe(_)) | Command::Launch(_) =
+        &cli.command
+    {
+        // They must work where a library does not, or leave it to the processes that they start.
         return Ok(());
     }
     let (configured, recorded) = match &cli.command {
