@@ -5,6 +5,8 @@ mod export;
 mod hostile;
 mod hub;
 mod kill;
+#[cfg(unix)]
+mod launch;
 mod linked;
 mod live;
 mod model;
@@ -13,6 +15,8 @@ mod plan;
 mod plugins;
 mod ranks;
 mod several;
+#[cfg(unix)]
+mod signals;
 mod store;
 mod text;
 mod topk;
