@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use circuitlab_tests::plugins::{fixture, library, made};
+use circuitlab_tests::plugins::{fixture, library};
 use circuitlab_tests::{arg, circuitlab, stderr};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -49,10 +49,8 @@ fn mistakes_are_told_in_one_line() {
 
 #[test]
 fn ranks_find_each_other_and_the_first_one_answers() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let star = library(&made("strategy", "my-strategy"), "", folder.path());
     let args = ["--json", "launch", "--ranks", "3", "--", "train", "--dry-run", "--shape", "2x64", "--out", "/nowhere/run"];
-    let (output, said) = run(circuitlab(args).args(["--strategy", "my-strategy", "--plugin", arg(&star)]));
+    let (output, said) = run(circuitlab(args).args(["--strategy", "ddp"]));
     assert!(output.status.success(), "{said}");
     let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one plan, of one rank");
     assert_eq!(plan["ranks"], 3);

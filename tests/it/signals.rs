@@ -9,7 +9,6 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use circuitlab_tests::plugins::{library, made};
 use circuitlab_tests::{arg, bare, circuitlab, json, stderr, succeed};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -140,45 +139,39 @@ fn a_run_that_is_stopped_at_any_moment_ends_with_the_same_weights() {
     }
 }
 
-fn rank(mut command: Command, rank: usize, port: u16) -> Child {
-    command.env("RANK", rank.to_string()).env("WORLD_SIZE", "2").env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
-    started(command)
+/// Two ranks of a run.
+fn launched(args: &[&str]) -> Command {
+    circuitlab(["launch", "--ranks", "2", "--"].iter().chain(args))
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+/// The processes that one started, in order.
+#[cfg(target_os = "linux")]
+fn children(of: &Child) -> Vec<Pid> {
+    let list = fs::read_to_string(format!("/proc/{0}/task/{0}/children", of.id())).expect("a process");
+    list.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
 #[test]
+#[cfg(target_os = "linux")]
 fn ranks_stop_after_the_same_step_although_one_alone_is_told() {
     let folder = tempfile::tempdir().expect("a folder");
-    let plugin = library(&made("strategy", "my-strategy"), "", folder.path());
     let cache = pipeline::cache(folder.path(), "0..0.02", &[]);
-    let more = ["--plugin", arg(&plugin), "--strategy", "my-strategy"];
-    let run = |name: &str| [0, 1].map(|rank| folder.path().join(format!("{name}-{rank}")));
-    let start = |runs: &[PathBuf; 2], resume: bool| {
-        let port = free_port();
-        [0, 1].map(|number: usize| {
-            let go_on = vec!["train", "--resume", "--cache", arg(&cache), "--out", arg(&runs[number])];
-            let args = if resume { go_on } else { train_args(&cache, &runs[number], &more) };
-            rank(circuitlab(args), number, port)
-        })
-    };
-    let whole = run("whole");
-    for child in start(&whole, false) {
-        assert!(stopped(child).contains("trained 1500 steps"));
-    }
-    let out = run("stopped");
-    let ranks = start(&out, false);
-    wait_for_steps(&out[1]);
-    send(&ranks[1], Signal::USR1);
-    let [first, second] = ranks.map(stopped).map(|said| step(&said));
-    assert_eq!(first, second);
-    for child in start(&out, true) {
-        stopped(child);
-    }
-    for (out, whole) in out.iter().zip(&whole) {
-        assert!(result(out) == result(whole), "{}", out.display());
+    let whole = folder.path().join("whole");
+    for (strategy, told) in [("ddp", 1), ("feature-sharded", 0)] {
+        let more = ["--strategy", strategy, "--set", "schedule.steps=300"];
+        assert!(stopped(started(launched(&train_args(&cache, &whole, &more)))).contains("trained 300 steps"));
+        let out = folder.path().join("stopped");
+        let child = started(launched(&train_args(&cache, &out, &more)));
+        wait_for_steps(&out);
+        kill_process(children(&child)[told], Signal::USR1).expect("is there");
+        let said = stopped(child);
+        assert!((1..300).contains(&step(&said)), "{said}");
+        assert!(said.contains("launch --ranks 2 -- train --resume"), "{said}");
+        stopped(started(launched(&["train", "--resume", "--cache", arg(&cache), "--out", arg(&out)])));
+        assert!(result(&out) == result(&whole), "{strategy}");
+        for run in [&out, &whole] {
+            fs::remove_dir_all(run).expect("removes");
+        }
     }
 }
 
@@ -186,11 +179,13 @@ fn ranks_stop_after_the_same_step_although_one_alone_is_told() {
 #[cfg(target_os = "linux")]
 fn a_second_signal_ends_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
-    let plugin = library(&made("strategy", "my-strategy"), "", folder.path());
     let cache = pipeline::cache(folder.path(), "0..0.02", &[]);
     let out = folder.path().join("run");
     // It waits for another rank, which does not come.
-    let mut child = rank(circuitlab(train_args(&cache, &out, &["--plugin", arg(&plugin), "--strategy", "my-strategy"])), 0, free_port());
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
+    let mut command = circuitlab(train_args(&cache, &out, &["--strategy", "ddp"]));
+    command.env("RANK", "0").env("WORLD_SIZE", "2").env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+    let mut child = started(command);
     let mut from = BufReader::new(child.stderr.take().expect("piped"));
     while !child_listens(child.id()) {
         sleep(Duration::from_millis(20));
