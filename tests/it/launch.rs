@@ -12,6 +12,8 @@ use circuitlab_tests::plugins::{fixture, library};
 use circuitlab_tests::{arg, circuitlab, stderr};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::pipeline::{self, SMALL};
+
 /// A plan of a run whose ranks do one of these each.
 fn launch(plugin: &Path, deeds: &[&str]) -> Command {
     let (ranks, deeds) = (deeds.len().to_string(), format!("strategy.deeds={deeds:?}"));
@@ -48,13 +50,20 @@ fn mistakes_are_told_in_one_line() {
 }
 
 #[test]
-fn ranks_find_each_other_and_the_first_one_answers() {
-    let args = ["--json", "launch", "--ranks", "3", "--", "train", "--dry-run", "--shape", "2x64", "--out", "/nowhere/run"];
-    let (output, said) = run(circuitlab(args).args(["--strategy", "ddp"]));
+fn ranks_train_together_and_the_first_one_answers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (cache, out) = (pipeline::cache(folder.path(), "0..0.02", &[]), folder.path().join("run"));
+    let mut args = vec!["--json", "launch", "--ranks", "2", "--", "train", "--cache", arg(&cache), "--out", arg(&out)];
+    args.extend(SMALL.into_iter().chain(["--strategy", "ddp"]));
+    let (output, said) = run(&mut circuitlab(args));
     assert!(output.status.success(), "{said}");
-    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one plan, of one rank");
-    assert_eq!(plan["ranks"], 3);
-    assert_eq!(said, "");
+    let figures: serde_json::Value = serde_json::from_slice(&output.stdout).expect("what one rank says");
+    assert_eq!(figures["steps"], 30, "{figures}");
+    // Progress is shown once, as that of one process, and where it was slow enough to be worth a line.
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines.iter().all(|line| line.starts_with("train: ")), "{said}");
+    assert!(lines.iter().filter(|line| line.contains(" tokens in ")).count() <= 1, "{said}");
+    assert!(out.join("final/config.yaml").is_file());
 }
 
 #[test]
