@@ -35,7 +35,7 @@ pub(super) struct Start {
 /// All ranks; those that are still there are killed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Ranks {
-    ranks: Vec<Rank>,
+    all: Vec<Rank>,
     /// When the first was seen to have failed.
     pub(super) failed: Option<Instant>,
     /// Told of each rank that has said its last word.
@@ -58,17 +58,17 @@ impl Ranks {
     /// What the system returns.
     pub(super) fn start(start: &Start, bars: &Arc<Bars>) -> Result<Self> {
         let (said, silent) = channel();
-        let mut all = Self { ranks: Vec::new(), failed: None, silent };
+        let mut started = Self { all: Vec::new(), failed: None, silent };
         for rank in 0..start.ranks {
-            let started = Rank::start(rank, start, bars, &said);
-            all.ranks.push(started.with_context(|| format!("cannot start rank {rank} of {}", start.ranks))?);
+            let one = Rank::start(rank, start, bars, &said);
+            started.all.push(one.with_context(|| format!("cannot start rank {rank} of {}", start.ranks))?);
         }
-        Ok(all)
+        Ok(started)
     }
 
     /// Whether one has not ended.
     pub(super) fn are_there(&self) -> bool {
-        self.ranks.iter().any(|rank| rank.end.is_none())
+        self.all.iter().any(|rank| rank.end.is_none())
     }
 
     /// Notes which have ended.
@@ -76,7 +76,7 @@ impl Ranks {
     /// # Errors
     /// What the system returns.
     pub(super) fn look(&mut self) -> Result<()> {
-        for rank in self.ranks.iter_mut().filter(|rank| rank.end.is_none()) {
+        for rank in self.all.iter_mut().filter(|rank| rank.end.is_none()) {
             if let Some(status) = rank.child.try_wait().context("cannot wait for a rank")? {
                 let at = rank.failed.get().copied().unwrap_or_else(Instant::now);
                 if !status.success() {
@@ -91,7 +91,7 @@ impl Ranks {
     /// Sends a signal to all that are there.
     pub(super) fn pass_on(&self, signal: i32) {
         let Some(signal) = Signal::from_named_raw(signal) else { return };
-        for (number, rank) in self.ranks.iter().enumerate().filter(|(_, rank)| rank.end.is_none()) {
+        for (number, rank) in self.all.iter().enumerate().filter(|(_, rank)| rank.end.is_none()) {
             if let Err(error) = kill_process(rank.pid(), signal) {
                 tracing::debug!("rank {number} does not get {signal:?}: {error}");
             }
@@ -100,7 +100,7 @@ impl Ranks {
 
     /// Ends all that are there, with whatever they started.
     pub(super) fn kill(&mut self) {
-        for rank in self.ranks.iter_mut().filter(|rank| rank.end.is_none() && !rank.killed) {
+        for rank in self.all.iter_mut().filter(|rank| rank.end.is_none() && !rank.killed) {
             rank.killed = true;
             // It was not waited for yet, so that the number is still its own.
             if let Err(error) = kill_process_group(rank.pid(), Signal::KILL) {
@@ -112,7 +112,7 @@ impl Ranks {
     /// Waits for the last lines of all.
     pub(super) fn hear_out(&self) {
         let until = Instant::now() + LAST_WORDS;
-        for _ in &self.ranks {
+        for _ in &self.all {
             if self.silent.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
                 return;
             }
@@ -121,14 +121,14 @@ impl Ranks {
 
     /// How each of them ended.
     pub(super) fn ends(&self) -> Vec<End> {
-        self.ranks.iter().filter_map(|rank| rank.end).collect()
+        self.all.iter().filter_map(|rank| rank.end).collect()
     }
 }
 
 impl Drop for Ranks {
     fn drop(&mut self) {
         self.kill();
-        for rank in self.ranks.iter_mut().filter(|rank| rank.end.is_none()) {
+        for rank in self.all.iter_mut().filter(|rank| rank.end.is_none()) {
             let _ = rank.child.wait();
         }
     }
@@ -150,7 +150,7 @@ impl Rank {
             let _ = said.send(());
         };
         if let Err(error) = thread::Builder::new().name(format!("rank {number}")).spawn(listen) {
-            drop(Ranks { ranks: vec![rank], failed: None, silent: channel().1 });
+            drop(Ranks { all: vec![rank], failed: None, silent: channel().1 });
             return Err(error.into());
         }
         Ok(rank)
