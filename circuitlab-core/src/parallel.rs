@@ -34,7 +34,7 @@ pub struct Mesh {
     pub data: Axis,
     /// Ranks that own different features.
     pub feature: Axis,
-    /// Whether what a rank owns is split further over the data axis.
+    /// Whether ranks along `data` share out what they own too, see [`ParameterSpec::owned`](crate::ParameterSpec::owned).
     pub sharded: bool,
 }
 
@@ -48,6 +48,9 @@ pub enum MeshAxis {
 }
 
 impl Mesh {
+    /// A mesh with one rank.
+    pub const SINGLE: Self = Self { data: Axis::SINGLE, feature: Axis::SINGLE, sharded: false };
+
     /// This rank's place on an axis.
     pub fn axis(&self, axis: MeshAxis) -> Axis {
         match axis {

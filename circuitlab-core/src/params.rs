@@ -1,9 +1,11 @@
 //! Named parameters of a transcoder, and how they start.
 
+use std::ops::Range;
+
 use tch::{Device, Kind, Tensor};
 
 use crate::random::Stream;
-use crate::{Axis, Error, Result};
+use crate::{Error, Mesh, Result};
 
 /// How a parameter starts.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,30 +70,51 @@ pub struct ParameterSpec {
 }
 
 impl ParameterSpec {
-    /// The same of a rank's share of the features.
+    /// The rows of the first axis that a rank owns: those of its features. Where the mesh is sharded, ranks of the data axis share the rows of
+    /// a matrix out among them; vectors are so few numbers that each of these ranks keeps all of a vector.
+    pub fn owned(&self, mesh: &Mesh) -> Range<usize> {
+        let rows = self.shape.first().map_or(1, |rows| usize::try_from(*rows).unwrap_or(0));
+        if !self.per_feature {
+            return 0..rows;
+        }
+        let here = mesh.feature.share(rows);
+        if !self.is_sharded(mesh) {
+            return here;
+        }
+        let own = mesh.data.share(here.len());
+        here.start + own.start..here.start + own.end
+    }
+
+    /// Whether a rank owns less of it than its features.
+    pub fn is_sharded(&self, mesh: &Mesh) -> bool {
+        mesh.sharded && mesh.data.size > 1 && self.per_feature && self.shape.len() > 1
+    }
+
+    /// The same of the rows that a rank owns.
     #[must_use]
-    pub fn part(&self, feature: Axis) -> Self {
+    pub fn part(&self, mesh: &Mesh) -> Self {
         let mut part = self.clone();
-        if let Some(rows) = part.shape.first_mut().filter(|_| self.per_feature) {
-            *rows = feature.share(usize::try_from(*rows).unwrap_or(0)).len() as i64;
+        if let Some(rows) = part.shape.first_mut() {
+            *rows = self.owned(mesh).len() as i64;
         }
         part
     }
 
-    /// A rank's share of a tensor of this parameter: a view of `whole`.
+    /// What a rank owns of a tensor of this parameter: a view of `whole`.
     ///
     /// # Errors
     /// A tensor that has not the parameter's features.
-    pub fn narrow(&self, whole: &Tensor, feature: Axis) -> Result<Tensor> {
-        let rows = self.shape.first().copied().unwrap_or(1);
+    pub fn narrow(&self, whole: &Tensor, mesh: &Mesh) -> Result<Tensor> {
         if !self.per_feature {
             return Ok(whole.shallow_clone());
         }
-        if whole.size().first().copied() != Some(rows) {
+        let rows = self.shape.first().copied();
+        if whole.size().first().copied() != rows {
+            let rows = rows.unwrap_or(1);
             return Err(Error::Invalid(format!("parameter `{}`: expected {rows} features, got shape {:?}", self.name, whole.size())));
         }
-        let share = feature.share(usize::try_from(rows).unwrap_or(0));
-        Ok(whole.f_narrow(0, share.start as i64, share.len() as i64)?)
+        let owned = self.owned(mesh);
+        Ok(whole.f_narrow(0, owned.start as i64, owned.len() as i64)?)
     }
 }
 
@@ -128,17 +151,17 @@ impl Parameters {
     /// # Errors
     /// libtorch's, when the device has no room.
     pub fn init(specs: Vec<ParameterSpec>, seed: u64, kind: Kind, device: Device) -> Result<Self> {
-        let values = draw_all(&specs, Axis::SINGLE, seed, kind, device)?;
+        let values = draw_all(&specs, &Mesh::SINGLE, seed, kind, device)?;
         Self::new(specs, values)
     }
 
-    /// The same of a rank's share of the features; `specs` are those of all features.
+    /// The same of what a rank of the mesh owns; `specs` are those of all features.
     ///
     /// # Errors
     /// As [`Parameters::init`].
-    pub fn init_part(specs: &[ParameterSpec], feature: Axis, seed: u64, kind: Kind, device: Device) -> Result<Self> {
-        let values = draw_all(specs, feature, seed, kind, device)?;
-        Self::new(specs.iter().map(|spec| spec.part(feature)).collect(), values)
+    pub fn init_part(specs: &[ParameterSpec], mesh: &Mesh, seed: u64, kind: Kind, device: Device) -> Result<Self> {
+        let values = draw_all(specs, mesh, seed, kind, device)?;
+        Self::new(specs.iter().map(|spec| spec.part(mesh)).collect(), values)
     }
 
     /// The specs, in order.
@@ -208,15 +231,9 @@ impl Parameters {
     }
 }
 
-/// The initial values of a rank's share of the features.
-fn draw_all(specs: &[ParameterSpec], feature: Axis, seed: u64, kind: Kind, device: Device) -> Result<Vec<Tensor>> {
-    let drawn = |spec: &ParameterSpec| {
-        let first = match spec.shape.first() {
-            Some(rows) if spec.per_feature => feature.share(usize::try_from(*rows).unwrap_or(0)).start,
-            _ => 0,
-        };
-        draw(&spec.part(feature), first as u64, seed, spec.precision.kind(kind), device)
-    };
+/// The initial values of what a rank owns.
+fn draw_all(specs: &[ParameterSpec], mesh: &Mesh, seed: u64, kind: Kind, device: Device) -> Result<Vec<Tensor>> {
+    let drawn = |spec: &ParameterSpec| draw(&spec.part(mesh), spec.owned(mesh).start as u64, seed, spec.precision.kind(kind), device);
     specs.iter().map(drawn).collect()
 }
 
@@ -243,6 +260,7 @@ fn draw(spec: &ParameterSpec, first: u64, seed: u64, kind: Kind, device: Device)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Axis;
 
     fn spec(rows: i64) -> ParameterSpec {
         let init = Init::Uniform { limit: 0.5 };
@@ -266,18 +284,35 @@ mod tests {
         assert_eq!(many.count(), 15);
     }
 
+    /// All ranks of a mesh.
+    fn ranks(data: usize, feature: usize, sharded: bool) -> impl Iterator<Item = Mesh> {
+        let axes = move |rank| [Axis { rank: rank / feature, size: data }, Axis { rank: rank % feature, size: feature }];
+        (0..data * feature).map(axes).map(move |[data, feature]| Mesh { data, feature, sharded })
+    }
+
     #[test]
     fn ranks_start_as_their_shares_of_the_whole() {
         let whole = Parameters::init(vec![spec(7)], 7, Kind::Float, Device::Cpu).expect("fits");
-        for rank in 0..3 {
-            let axis = Axis { rank, size: 3 };
-            let part = Parameters::init_part(&[spec(7)], axis, 7, Kind::Float, Device::Cpu).expect("fits");
-            assert_eq!(part.values()[0], spec(7).narrow(&whole.values()[0], axis).expect("all features"));
-            assert_eq!(part.specs()[0].shape, [axis.share(7).len() as i64, 3]);
+        for mesh in ranks(1, 3, false).chain(ranks(2, 2, true)) {
+            let part = Parameters::init_part(&[spec(7)], &mesh, 7, Kind::Float, Device::Cpu).expect("fits");
+            assert_eq!(part.values()[0], spec(7).narrow(&whole.values()[0], &mesh).expect("all features"));
+            assert_eq!(part.specs()[0].shape, [spec(7).owned(&mesh).len() as i64, 3]);
         }
         let shared = ParameterSpec { per_feature: false, ..spec(7) };
-        assert_eq!(shared.part(Axis { rank: 1, size: 2 }), shared);
-        assert!(spec(7).narrow(&Tensor::zeros([6, 3], (Kind::Float, Device::Cpu)), Axis::SINGLE).is_err());
+        assert!(ranks(1, 2, false).all(|mesh| shared.part(&mesh) == shared));
+        assert!(spec(7).narrow(&Tensor::zeros([6, 3], (Kind::Float, Device::Cpu)), &Mesh::SINGLE).is_err());
+    }
+
+    #[test]
+    fn shards_cover_a_matrix_once_and_vectors_are_whole() {
+        let vector = ParameterSpec { shape: vec![7], ..spec(7) };
+        for (data, feature) in [(1, 1), (2, 1), (3, 2), (8, 1)] {
+            let mut rows: Vec<usize> = ranks(data, feature, true).flat_map(|mesh| spec(7).owned(&mesh)).collect();
+            rows.sort_unstable();
+            assert_eq!(rows, (0..7).collect::<Vec<_>>());
+            assert!(ranks(data, feature, true).all(|mesh| vector.owned(&mesh) == mesh.feature.share(7)));
+            assert!(ranks(data, feature, false).all(|mesh| spec(7).owned(&mesh) == mesh.feature.share(7)));
+        }
     }
 
     #[test]

@@ -3,14 +3,14 @@
 use tch::Tensor;
 
 use crate::parallel::MeshAxis;
-use crate::{Axis, Mesh, ParallelismStrategy, Result};
+use crate::{Mesh, ParallelismStrategy, Result};
 
 #[derive(Debug)]
 pub(super) struct OneRank;
 
 impl ParallelismStrategy for OneRank {
     fn mesh(&self) -> Mesh {
-        Mesh { data: Axis::SINGLE, feature: Axis::SINGLE, sharded: false }
+        Mesh::SINGLE
     }
 
     fn sum(&self, _: MeshAxis, _: &mut Tensor) -> Result<()> {

@@ -1,7 +1,7 @@
 //! `single`: one process owns everything.
 
 use circuitlab_core::parallel::MeshAxis;
-use circuitlab_core::{Axis, Construct, Mesh, ParallelismStrategy, Result};
+use circuitlab_core::{Construct, Mesh, ParallelismStrategy, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -27,7 +27,7 @@ impl Construct for SingleConfig {
 
 impl ParallelismStrategy for Single {
     fn mesh(&self) -> Mesh {
-        Mesh { data: Axis::SINGLE, feature: Axis::SINGLE, sharded: false }
+        Mesh::SINGLE
     }
 
     fn sum(&self, _: MeshAxis, _: &mut Tensor) -> Result<()> {

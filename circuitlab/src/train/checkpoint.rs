@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use circuitlab_core::tensors::{self, TensorFile};
-use circuitlab_core::{Axis, Error as CoreError, ParameterSpec, Parameters, files};
+use circuitlab_core::{Error as CoreError, Mesh, ParameterSpec, Parameters, files};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -114,16 +114,16 @@ impl Checkpoint {
         Ok(Self { state, parameters: open(PARAMETERS)?, moments, counters: open(COUNTERS)? })
     }
 
-    /// The parameters of a rank's share of the features; `specs` are those of all.
-    pub(super) fn parameters(&self, specs: &[ParameterSpec], feature: Axis, kind: Kind, device: Device) -> Result<Parameters> {
+    /// The parameters that a rank of the mesh owns; `specs` are those of all features.
+    pub(super) fn parameters(&self, specs: &[ParameterSpec], mesh: &Mesh, kind: Kind, device: Device) -> Result<Parameters> {
         let part = |spec: &ParameterSpec| {
             let whole = self.parameters.tensor(&spec.name, Some(kind), device)?;
-            let part = spec.narrow(&whole, feature)?;
+            let part = spec.narrow(&whole, mesh)?;
             // Not a view, which would keep all of it in memory.
-            if feature.size > 1 { Ok(part.copy()) } else { Ok(part) }
+            if part.numel() < whole.numel() { Ok(part.copy()) } else { Ok(part) }
         };
         let values = specs.iter().map(part).collect::<Result<_, CoreError>>()?;
-        Ok(Parameters::new(specs.iter().map(|spec| spec.part(feature)).collect(), values)?)
+        Ok(Parameters::new(specs.iter().map(|spec| spec.part(mesh)).collect(), values)?)
     }
 
     pub(super) fn moments(&self) -> [&TensorFile; 2] {

@@ -4,7 +4,7 @@
 //! none of them waits for a step that the others do not take.
 
 use circuitlab_core::parallel::MeshAxis;
-use circuitlab_core::{ParallelismStrategy, ParameterSpec, Parameters, Result};
+use circuitlab_core::{Mesh, ParallelismStrategy, ParameterSpec, Parameters, Result};
 use tch::{Device, Kind, Tensor};
 
 use crate::Error;
@@ -16,10 +16,19 @@ pub(super) fn features<'a>(
     specs: &[ParameterSpec],
     tensors: impl IntoIterator<Item = &'a Tensor>,
 ) -> Result<Vec<Tensor>> {
-    let is_split = strategy.mesh().feature.size > 1;
-    let whole = |(spec, own): (&ParameterSpec, &Tensor)| match spec.shape.first() {
-        Some(rows) if is_split && spec.per_feature => strategy.gather(MeshAxis::Feature, own, usize::try_from(*rows).unwrap_or(0)),
-        _ => Ok(own.shallow_clone()),
+    let mesh = strategy.mesh();
+    let whole = |(spec, own): (&ParameterSpec, &Tensor)| {
+        let mut whole = own.shallow_clone();
+        if spec.is_sharded(&mesh) {
+            let unsharded = Mesh { sharded: false, ..mesh };
+            whole = strategy.gather(MeshAxis::Data, &whole, spec.owned(&unsharded).len())?;
+        }
+        match spec.shape.first() {
+            Some(rows) if mesh.feature.size > 1 && spec.per_feature => {
+                strategy.gather(MeshAxis::Feature, &whole, usize::try_from(*rows).unwrap_or(0))
+            }
+            _ => Ok(whole),
+        }
     };
     specs.iter().zip(tensors).map(whole).collect()
 }

@@ -87,10 +87,11 @@ fn check_shares(config: &TrainConfig, dims: Dims, mesh: Mesh) -> Result<()> {
     if dims.d_features < feature.size {
         return Err(Error::Invalid(format!("{} features are too few for {} feature ranks", dims.d_features, feature.size)));
     }
-    if feature.size > 1 && config.optimiser.moments == MomentKind::Int8 {
+    let sharded = mesh.sharded && data.size > 1;
+    if (feature.size > 1 || sharded) && config.optimiser.moments == MomentKind::Int8 {
         return Err(Error::Invalid(format!(
-            "`optimiser.moments = \"int8\"` shares scales between features, which this version cannot divide over {} feature ranks; use \"f32\"",
-            feature.size
+            "`optimiser.moments = \"int8\"` shares scales between features, which this version cannot divide over {} ranks; use \"f32\"",
+            feature.size * if sharded { data.size } else { 1 }
         )));
     }
     Ok(())
@@ -129,14 +130,14 @@ impl TrainState {
         let (kind, device) = placement(config);
         let specs = parts.transcoder.parameters(parts.dims, &*parts.activation)?;
         // In all bits until the biases are set; what is computed with is rounded afterwards.
-        let feature = parts.strategy.mesh().feature;
+        let mesh = parts.strategy.mesh();
         let seed = config.init.seed.unwrap_or(config.seed);
-        let mut params = Parameters::init_part(&specs, feature, seed, Precision::Full.kind(kind), device)?;
+        let mut params = Parameters::init_part(&specs, &mesh, seed, Precision::Full.kind(kind), device)?;
         let rate = config.init.share(parts.dims.d_features as f64);
         parts.transcoder.calibrate(&mut params, &*parts.activation, rows, rate)?;
         let mut adam = Adam::new(config.optimiser.clone(), &params);
         adam.round(&mut params, kind)?;
-        let here = feature.share(parts.dims.d_features).len();
+        let here = mesh.feature.share(parts.dims.d_features).len();
         let silent_rows = Tensor::zeros([parts.dims.layers as i64, here as i64], (Kind::Int64, device));
         Ok(Self { step: 0, specs, params, adam, silent_rows })
     }
@@ -146,11 +147,11 @@ impl TrainState {
         let (kind, device) = placement(config);
         let specs = parts.transcoder.parameters(parts.dims, &*parts.activation)?;
         let saved = Checkpoint::open(folder)?;
-        let feature = parts.strategy.mesh().feature;
-        let mut params = saved.parameters(&specs, feature, Precision::Full.kind(kind), device)?;
-        let mut adam = Adam::resume(config.optimiser.clone(), &params, saved.state.step, saved.moments(), feature)?;
+        let mesh = parts.strategy.mesh();
+        let mut params = saved.parameters(&specs, &mesh, Precision::Full.kind(kind), device)?;
+        let mut adam = Adam::resume(config.optimiser.clone(), &specs, &params, saved.state.step, saved.moments(), &mesh)?;
         adam.round(&mut params, kind)?;
-        let here = feature.share(parts.dims.d_features);
+        let here = mesh.feature.share(parts.dims.d_features);
         let silent_rows = saved.silent_rows(device)?.f_narrow(1, here.start as i64, here.len() as i64).map_err(CoreError::from)?.copy();
         Ok((Self { step: saved.state.step, specs, params, adam, silent_rows }, saved.state))
     }
@@ -180,7 +181,8 @@ impl TrainState {
     /// What a checkpoint holds of all features, `whole` being the parameters.
     pub(super) fn saved(&mut self, whole: &Parameters, strategy: &dyn ParallelismStrategy, d_features: usize) -> Result<SavedTensors> {
         let mut moments = self.adam.saved_moments(&self.params)?;
-        if strategy.mesh().feature.size > 1 {
+        let mesh = strategy.mesh();
+        if mesh.feature.size > 1 || mesh.sharded {
             // Of at least 32 bits, so that there is one for each parameter and in its shape.
             for moment in &mut moments {
                 let gathered = ranks::features(strategy, &self.specs, moment.iter().map(|(_, tensor)| tensor))?;

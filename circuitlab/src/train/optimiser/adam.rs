@@ -1,7 +1,7 @@
 //! Adam over all parameters.
 
 use circuitlab_core::tensors::TensorFile;
-use circuitlab_core::{Axis, Error as CoreError, Parameters, Update};
+use circuitlab_core::{Error as CoreError, Mesh, ParameterSpec, Parameters, Update};
 use circuitlab_kernels::adam::Step;
 use tch::{Kind, Tensor};
 
@@ -33,14 +33,21 @@ impl Adam {
         Self { config, steps: 0, kept }
     }
 
-    /// Continues from the files of [`saved_moments`](Self::saved_moments) after `steps` steps; `params` are a rank's share of the features,
-    /// and the files hold all.
+    /// Continues from the files of [`saved_moments`](Self::saved_moments) after `steps` steps; `params` are what
+    /// a rank of the mesh owns of `specs`, and the files hold all.
     ///
     /// # Errors
     /// Moments that do not fit the parameters.
-    pub fn resume(config: OptimiserConfig, params: &Parameters, steps: u64, moments: [&TensorFile; 2], feature: Axis) -> Result<Self> {
-        let read = |(spec, value)| Kept::read(value, spec, config.moments, moments, feature);
-        let kept = params.specs().iter().zip(params.values()).map(read).collect::<Result<_>>()?;
+    pub fn resume(
+        config: OptimiserConfig,
+        specs: &[ParameterSpec],
+        params: &Parameters,
+        steps: u64,
+        moments: [&TensorFile; 2],
+        mesh: &Mesh,
+    ) -> Result<Self> {
+        let read = |(spec, value): (&ParameterSpec, _)| Kept::read(value, &spec.name, spec.owned(mesh), config.moments, moments);
+        let kept = specs.iter().zip(params.values()).map(read).collect::<Result<_>>()?;
         Ok(Self { config, steps, kept })
     }
 
@@ -115,7 +122,7 @@ impl Adam {
 #[cfg(test)]
 mod tests {
     use circuitlab_core::tensors;
-    use circuitlab_core::{Init, ParameterSpec, Precision};
+    use circuitlab_core::{Init, Precision};
     use tch::Device;
 
     use super::*;
@@ -174,7 +181,7 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let [first, second] = read(&mut adam, &whole, folder.path());
             let mut later = whole.copy();
-            let mut resumed = Adam::resume(config, &later, 3, [&first, &second], Axis::SINGLE).expect("fits");
+            let mut resumed = Adam::resume(config, whole.specs(), &later, 3, [&first, &second], &Mesh::SINGLE).expect("fits");
             for at in 3..8 {
                 adam.step(&mut whole, &gradients(at), 1e-2, 0.7).expect("steps");
                 resumed.step(&mut later, &gradients(at), 1e-2, 0.7).expect("steps");

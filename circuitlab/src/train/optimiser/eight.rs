@@ -1,6 +1,5 @@
 //! Moments in 8 bits: tensors around the loops of `circuitlab-kernels`.
 
-use circuitlab_core::Axis;
 use circuitlab_core::tensors::TensorFile;
 use circuitlab_kernels::adam::{Numbers, SHARED, Step, step_in_8_bits};
 use circuitlab_kernels::slices::{numbers, numbers_mut};
@@ -32,10 +31,10 @@ impl Eight {
     }
 
     pub(super) fn read(&mut self, name: &str, [first, second]: [&TensorFile; 2]) -> Result<()> {
-        read_like(&mut self.first, name, first, Axis::SINGLE)?;
-        read_like(&mut self.first_scales, &scales_name(name), first, Axis::SINGLE)?;
-        read_like(&mut self.second, name, second, Axis::SINGLE)?;
-        read_like(&mut self.second_scales, &scales_name(name), second, Axis::SINGLE)
+        read_like(&mut self.first, name, first, None)?;
+        read_like(&mut self.first_scales, &scales_name(name), first, None)?;
+        read_like(&mut self.second, name, second, None)?;
+        read_like(&mut self.second_scales, &scales_name(name), second, None)
     }
 
     pub(super) fn saved(&self, name: &str) -> [Vec<(String, Tensor)>; 2] {

@@ -1,7 +1,9 @@
 //! What Adam keeps of one parameter, and its step.
 
+use std::ops::Range;
+
 use circuitlab_core::tensors::TensorFile;
-use circuitlab_core::{Axis, Error as CoreError, ParameterSpec, Precision};
+use circuitlab_core::{Error as CoreError, Precision};
 use circuitlab_kernels::adam::{NEVER, Rows, Step, settle, step};
 use circuitlab_kernels::real::Real;
 use circuitlab_kernels::rows::squares_of_rows;
@@ -52,16 +54,15 @@ impl Kept {
         Self { master, moments }
     }
 
-    /// A rank's share of saved moments.
+    /// Some rows of saved moments: those that a rank owns.
     ///
     /// # Errors
     /// Moments that are missing or of another shape.
-    pub(super) fn read(value: &Tensor, spec: &ParameterSpec, moments: MomentKind, files: [&TensorFile; 2], feature: Axis) -> Result<Self> {
+    pub(super) fn read(value: &Tensor, name: &str, owned: Range<usize>, moments: MomentKind, files: [&TensorFile; 2]) -> Result<Self> {
         let mut kept = Self::new(value, moments);
-        let share = if spec.per_feature { feature } else { Axis::SINGLE };
         match &mut kept.moments {
-            Moments::Full(full) => full.read(&spec.name, files, share)?,
-            Moments::Eight(eight) => eight.read(&spec.name, files)?,
+            Moments::Full(full) => full.read(name, files, &owned)?,
+            Moments::Eight(eight) => eight.read(name, files)?,
         }
         Ok(kept)
     }
@@ -116,9 +117,9 @@ fn split<'a>(value: &'a mut Tensor, master: &'a mut Option<Tensor>) -> Result<(&
 }
 
 impl Full {
-    fn read(&mut self, name: &str, [first, second]: [&TensorFile; 2], share: Axis) -> Result<()> {
+    fn read(&mut self, name: &str, [first, second]: [&TensorFile; 2], owned: &Range<usize>) -> Result<()> {
         for (moment, file) in [(&mut self.first, first), (&mut self.second, second)] {
-            read_like(moment, name, file, share)?;
+            read_like(moment, name, file, Some(owned))?;
         }
         if !self.missed.is_empty() {
             let begun = self.first.ne(0.0).logical_or(&self.second.ne(0.0)).flatten(1, -1).any_dim(1, false);
@@ -194,11 +195,11 @@ impl Full {
     }
 }
 
-/// Reads a share of a tensor's first axis in place of one of the same type and shape.
-pub(super) fn read_like(tensor: &mut Tensor, name: &str, file: &TensorFile, share: Axis) -> Result<()> {
+/// Reads some rows of a tensor, or all, in place of one of the same type and shape.
+pub(super) fn read_like(tensor: &mut Tensor, name: &str, file: &TensorFile, rows: Option<&Range<usize>>) -> Result<()> {
     let mut saved = file.tensor(name, Some(tensor.kind()), tensor.device())?;
-    if share.size > 1 {
-        let rows = share.share(saved.size().first().map_or(0, |rows| *rows as usize));
+    let all = saved.size().first().map_or(0, |rows| *rows as usize);
+    if let Some(rows) = rows.filter(|rows| rows.len() < all && rows.end <= all) {
         saved = saved.f_narrow(0, rows.start as i64, rows.len() as i64).map_err(CoreError::from)?.copy();
     }
     if saved.size() != tensor.size() {
