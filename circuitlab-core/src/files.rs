@@ -13,17 +13,21 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::Io`] when the folder is not there or the disk is full.
 pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    let part = part_path(path);
-    let written = File::create(&part).and_then(|file| {
+    replace(path, |file, _| {
         let mut out = BufWriter::new(file);
-        fill(&mut out)?;
-        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
-    });
-    let done = written.and_then(|()| fs::rename(&part, path)).and_then(|()| sync_folder(path));
-    done.map_err(|source| {
+        let written = fill(&mut out).and_then(|()| out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all());
+        written.map_err(Error::io("write", path))
+    })
+}
+
+/// The same by somebody who writes the file as it is, and syncs it. `fill` is given the empty file and the name that it has meanwhile.
+pub(crate) fn replace(path: &Path, fill: impl FnOnce(File, &Path) -> Result<()>) -> Result<()> {
+    let part = part_path(path);
+    let written = File::create(&part).map_err(Error::io("write", path)).and_then(|file| fill(file, &part));
+    let moved = || fs::rename(&part, path).and_then(|()| sync_folder(path)).map_err(Error::io("write", path));
+    written.and_then(|()| moved()).inspect_err(|_| {
         // The first error is the one to tell; the part may not even exist.
         let _ = fs::remove_file(&part);
-        Error::Io { action: "write", path: path.to_path_buf(), source }
     })
 }
 
@@ -36,11 +40,18 @@ pub fn write_folder<E: From<Error>>(place: &Path, fill: impl FnOnce(&Path) -> Re
     let part = part_path(place);
     remove_folder(&part)?;
     let filled = fs::create_dir_all(&part).map_err(Error::io("create", &part)).map_err(E::from).and_then(|()| fill(&part));
-    let moved = || fs::rename(&part, place).and_then(|()| sync_folder(place)).map_err(Error::io("create", place)).map_err(E::from);
-    filled.and_then(|()| moved()).inspect_err(|_| {
+    filled.and_then(|()| publish_folder(place).map_err(E::from)).inspect_err(|_| {
         // A full disk is the likely cause: give its room back, and tell the first error.
         let _ = fs::remove_dir_all(&part);
     })
+}
+
+/// Gives the folder that was filled under the name [`part_path`] its own name.
+///
+/// # Errors
+/// [`Error::Io`] when the place is taken by a folder that is not empty.
+pub fn publish_folder(place: &Path) -> Result<()> {
+    fs::rename(part_path(place), place).and_then(|()| sync_folder(place)).map_err(Error::io("create", place))
 }
 
 /// Removes a folder if it is there. It gets another name first, so that a process that is killed half way leaves nothing that

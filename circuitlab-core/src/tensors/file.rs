@@ -1,14 +1,16 @@
-//! Safetensors files: mapped for reading, written whole.
+//! Files that are read.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
+use safetensors::tensor::{SafeTensors, TensorView};
 use tch::{Device, Kind, Tensor};
 
-use crate::{Error, Result, files};
+use super::kinds::kind_of;
+use super::{TensorLayout, WrittenRows, pieces};
+use crate::{Error, Result};
 
 /// A safetensors file, mapped into memory and checked once.
 #[derive(Debug)]
@@ -71,18 +73,82 @@ impl TensorFile {
         Ok(format!("{:?}", self.view(name)?.dtype()))
     }
 
+    /// A tensor's name, shape and type.
+    ///
+    /// # Errors
+    /// A tensor that is not there, or of a type that libtorch has not.
+    pub fn layout(&self, name: &str) -> Result<TensorLayout> {
+        let view = self.view(name)?;
+        let kind = kind_of(view.dtype())
+            .ok_or_else(|| Error::format(&self.path, format!("tensor `{name}` has the unsupported type {:?}", view.dtype())))?;
+        Ok(TensorLayout::new(name, &shape(&view), kind))
+    }
+
     /// Reads a tensor into a device's memory, in the given type, or in its own where none is given.
     ///
     /// # Errors
     /// A tensor that is not there, or of a type that libtorch has not.
     pub fn tensor(&self, name: &str, kind: Option<Kind>, device: Device) -> Result<Tensor> {
-        let view = self.view(name)?;
-        let stored = kind_of(view.dtype())
-            .ok_or_else(|| Error::format(&self.path, format!("tensor `{name}` has the unsupported type {:?}", view.dtype())))?;
-        let read = || Tensor::f_from_data_size(view.data(), &shape(&view), stored)?.f_to_device(device)?.f_to_kind(kind.unwrap_or(stored));
-        let tensor = read().map_err(|error| Error::format(&self.path, format!("tensor `{name}`: {}", Error::from(error))))?;
-        self.release(view.data());
-        Ok(tensor)
+        let rows = self.layout(name)?.rows();
+        self.rows(name, 0..rows, kind, device)
+    }
+
+    /// Reads rows of a tensor, a piece at a time, so that there is never much more than these rows in memory. A tensor without axes has one
+    /// row.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor), and rows that are not there.
+    pub fn rows(&self, name: &str, rows: Range<i64>, kind: Option<Kind>, device: Device) -> Result<Tensor> {
+        let layout = self.layout(name)?;
+        let data = self.row_bytes(name, &rows)?;
+        let count = rows.end - rows.start;
+        let sized = |count: i64| match layout.shape.split_first() {
+            Some((_, rest)) => [&[count], rest].concat(),
+            None => Vec::new(),
+        };
+        let read = || -> Result<Tensor> {
+            let whole = Tensor::f_empty(sized(count), (kind.unwrap_or(layout.kind), device))?;
+            let by_rows = if layout.shape.is_empty() { whole.f_view([1])? } else { whole.shallow_clone() };
+            for (at, length) in pieces(count, layout.row_bytes()) {
+                let place = at as usize * layout.row_bytes()..(at + length) as usize * layout.row_bytes();
+                let piece = Tensor::f_from_data_size(&data[place.clone()], &sized(length), layout.kind)?;
+                by_rows.f_narrow(0, at, length)?.f_copy_(&piece)?;
+                self.release(&data[place]);
+            }
+            Ok(whole)
+        };
+        read().map_err(|error| Error::format(&self.path, format!("tensor `{name}`: {error}")))
+    }
+
+    /// Compares rows with the checksum that was taken as they were written.
+    ///
+    /// # Errors
+    /// Rows that are not there or are not those that were written.
+    pub fn check(&self, written: &WrittenRows) -> Result<()> {
+        let WrittenRows { tensor, first, rows, crc32c } = written;
+        let data = self.row_bytes(tensor, &(*first..first.saturating_add(*rows)))?;
+        let mut found = 0;
+        for piece in data.chunks(super::PIECE_BYTES) {
+            found = crc32c::crc32c_append(found, piece);
+            self.release(piece);
+        }
+        if found == *crc32c {
+            return Ok(());
+        }
+        let end = first + rows;
+        let message = format!("tensor `{tensor}` is damaged: rows {first}..{end} have CRC-32C {found:08x}, {crc32c:08x} was written");
+        Err(Error::format(&self.path, message))
+    }
+
+    fn row_bytes(&self, name: &str, rows: &Range<i64>) -> Result<&[u8]> {
+        let (shape, data) = self.raw(name)?;
+        let count = shape.first().copied().unwrap_or(1);
+        if rows.start < 0 || rows.start > rows.end || rows.end > count {
+            let message = format!("tensor `{name}` has {count} rows, and rows {}..{} are needed", rows.start, rows.end);
+            return Err(Error::format(&self.path, message));
+        }
+        let row_bytes = if count == 0 { 0 } else { data.len() / count as usize };
+        Ok(&data[rows.start as usize * row_bytes..rows.end as usize * row_bytes])
     }
 
     /// Gives back the memory of bytes of [`raw`](Self::raw) that have been read, so that a large file is never in memory whole. Others,
@@ -120,94 +186,16 @@ impl TensorFile {
     }
 }
 
-/// Writes tensors to a file, atomically. They may be many times what is left of the memory: a piece of one is copied at a time.
-///
-/// # Errors
-/// Types that safetensors has not, and what the file system returns.
-pub fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    let with_type = |(name, tensor): &'_ (String, Tensor)| -> Result<Dtype> {
-        dtype_of(tensor.kind()).ok_or_else(|| Error::Invalid(format!("tensor `{name}` has the unsupported type {:?}", tensor.kind())))
-    };
-    let mut order = tensors.iter().map(|named| Ok((with_type(named)?, named))).collect::<Result<Vec<_>>>()?;
-    // As the safetensors package does: wider types first, so that all are aligned.
-    order.sort_by(|(left, (left_name, _)), (right, (right_name, _))| right.cmp(left).then(left_name.cmp(right_name)));
-    let header = header(&order).map_err(|error| Error::Invalid(format!("cannot lay out `{}`: {error}", path.display())))?;
-    files::write_atomic(path, |out| {
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        order.iter().try_for_each(|(_, (_, tensor))| write_pieces(out, tensor))
-    })
-}
-
-/// What stands before the numbers, but for its length: the place of each tensor after it. Padded so that they begin at a multiple of 8.
-fn header(order: &[(Dtype, &(String, Tensor))]) -> std::result::Result<Vec<u8>, Box<dyn std::error::Error>> {
-    let mut begin = 0;
-    let place = |(dtype, (name, tensor)): &(Dtype, &(String, Tensor))| {
-        let end = begin + tensor.numel() * tensor.kind().elt_size_in_bytes();
-        let shape = tensor.size().iter().map(|size| *size as usize).collect();
-        let info = TensorInfo { dtype: *dtype, shape, data_offsets: (begin, end) };
-        begin = end;
-        (name.clone(), info)
-    };
-    let mut header = serde_json::to_vec(&Metadata::new(None, order.iter().map(place).collect())?)?;
-    header.resize(header.len().next_multiple_of(8), b' ');
-    Ok(header)
-}
-
-/// Writes a tensor's bytes, some rows at a time.
-fn write_pieces(out: &mut dyn Write, tensor: &Tensor) -> io::Result<()> {
-    const PIECE_BYTES: usize = 1 << 24;
-    let size = tensor.size();
-    let count = size.first().map_or(1, |rows| *rows as usize);
-    let row_bytes = tensor.numel() * tensor.kind().elt_size_in_bytes() / count.max(1);
-    let at_a_time = (PIECE_BYTES / row_bytes.max(1)).max(1);
-    for start in (0..count).step_by(at_a_time) {
-        let rows = at_a_time.min(count - start);
-        let piece = if size.is_empty() { Ok(tensor.shallow_clone()) } else { tensor.f_narrow(0, start as i64, rows as i64) };
-        let piece = piece.map_err(Error::from).and_then(|piece| bytes(&piece)).map_err(io::Error::other)?;
-        out.write_all(&piece)?;
-    }
-    Ok(())
-}
-
-/// The bytes of a tensor, row by row, little endian.
-///
-/// # Errors
-/// libtorch's.
-pub fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
-    let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
-    let mut data = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
-    tensor.f_copy_data_u8(&mut data, tensor.numel())?;
-    Ok(data)
-}
-
 fn shape(view: &TensorView<'_>) -> Vec<i64> {
     view.shape().iter().map(|size| *size as i64).collect()
 }
 
-const KINDS: [(Dtype, Kind); 10] = [
-    (Dtype::F32, Kind::Float),
-    (Dtype::F64, Kind::Double),
-    (Dtype::F16, Kind::Half),
-    (Dtype::BF16, Kind::BFloat16),
-    (Dtype::I64, Kind::Int64),
-    (Dtype::I32, Kind::Int),
-    (Dtype::I16, Kind::Int16),
-    (Dtype::I8, Kind::Int8),
-    (Dtype::U8, Kind::Uint8),
-    (Dtype::BOOL, Kind::Bool),
-];
-
-fn kind_of(dtype: Dtype) -> Option<Kind> {
-    KINDS.iter().find_map(|(stored, kind)| (*stored == dtype).then_some(*kind))
-}
-
-fn dtype_of(kind: Kind) -> Option<Dtype> {
-    KINDS.iter().find_map(|(dtype, known)| (*known == kind).then_some(*dtype))
-}
-
 #[cfg(test)]
 mod tests {
+    use safetensors::tensor::Dtype;
+
+    use super::super::kinds::{KINDS, dtype_of};
+    use super::super::{bytes, write};
     use super::*;
 
     fn scratch(name: &str) -> PathBuf {
