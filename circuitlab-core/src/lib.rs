@@ -25,6 +25,7 @@ pub mod parallel;
 pub mod params;
 pub mod plugin;
 pub mod random;
+mod saving;
 pub mod shape;
 pub mod sparsity;
 pub mod tensors;
@@ -42,6 +43,7 @@ pub use model::{LanguageModel, ModelInfo, ModelSource, Past};
 pub use parallel::{Axis, Mesh, ParallelismStrategy};
 pub use params::{Init, ParameterSpec, Parameters, Precision, Update};
 pub use plugin::{Construct, Kind, Registered, Registration, Registry};
+pub use saving::Saving;
 pub use schemars;
 pub use sparsity::{
     Activated, ActivationGradients, ActivationParameter, BackwardInput, JumpForm, PenaltyWeights, Scope, SparsityActivation, ThresholdForm,
@@ -49,4 +51,4 @@ pub use sparsity::{
 };
 pub use tch;
 pub use text::{Content, Documents, Piece, TextInput, TextSource};
-pub use transcoder::{Batch, Dims, StageCost, StepContext, StepOutput, Transcoder};
+pub use transcoder::{Batch, Dims, SavedRows, Scales, StageCost, StepContext, StepOutput, Transcoder};

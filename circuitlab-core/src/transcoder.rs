@@ -2,12 +2,13 @@
 
 use std::fmt::Debug;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::{ParallelismStrategy, ParameterSpec, Parameters, PenaltyWeights, Result, SparsityActivation};
+use crate::tensors::FileLayout;
+use crate::{Error, ParallelismStrategy, ParameterSpec, Parameters, PenaltyWeights, Result, SparsityActivation};
 
 /// The sizes of a transcoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +81,42 @@ pub struct StepOutput {
     pub stages: Vec<StageCost>,
 }
 
+/// What raw rows of each layer are multiplied by in training.
+#[derive(Debug, Clone, Copy)]
+pub struct Scales<'a> {
+    /// Inputs.
+    pub inputs: &'a [f64],
+    /// Targets.
+    pub targets: &'a [f64],
+}
+
+impl Scales<'_> {
+    /// Checks that there is one for each layer.
+    ///
+    /// # Errors
+    /// Another number of scales than layers.
+    pub fn check(&self, layers: usize) -> Result<()> {
+        let [inputs, targets] = [self.inputs.len(), self.targets.len()];
+        if [inputs, targets] == [layers; 2] {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!("{layers} layers need as many scales, {inputs} and {targets} came")))
+    }
+}
+
+/// What a file of a saved transcoder holds of some features.
+#[derive(Debug)]
+pub struct SavedRows {
+    /// The file, as its layout has it.
+    pub file: PathBuf,
+    /// The tensor's name.
+    pub tensor: String,
+    /// Its rows, one for each of these features, or all of it.
+    pub rows: Tensor,
+    /// Whether its first axis runs over features. What does not is the same whatever the features.
+    pub per_feature: bool,
+}
+
 /// What a part of a step cost.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StageCost {
@@ -148,20 +185,26 @@ pub trait Transcoder: Debug + Send {
     /// Shapes that do not fit, or too few source layers.
     fn decode(&self, params: &Parameters, acts: &[Tensor], target: usize) -> Result<Tensor>;
 
-    /// Folds normalisation into the parameters, so that they take and give raw activations.
-    ///
-    /// `input_scales[l]` and `target_scales[l]` are what raw rows of layer `l` are multiplied by.
-    ///
-    /// # Errors
-    /// Another number of scales than layers.
-    fn fold(&self, params: &mut Parameters, input_scales: &[f64], target_scales: &[f64]) -> Result<()>;
-
-    /// Writes the tensor files of circuit-tracer's layout into an existing folder. An activation that has a
+    /// The files of a folder in circuit-tracer's layout, with all features and numbers of type `kind`. An activation that has a
     /// [`jump_form`](SparsityActivation::jump_form) is saved as that JumpReLU: its scale and shift go into the encoder.
     ///
     /// # Errors
-    /// What the file system returns.
-    fn save(&self, folder: &Path, params: &Parameters, activation: &dyn SparsityActivation) -> Result<()>;
+    /// Sizes that the transcoder cannot have.
+    fn files(&self, dims: Dims, activation: &dyn SparsityActivation, kind: Kind) -> Result<Vec<FileLayout>>;
+
+    /// What these files hold of some features of a layer, with the scales folded in, so that they take and give raw rows. `params` are that
+    /// layer's, of these features alone; however features are cut, the numbers are the same to the bit.
+    ///
+    /// # Errors
+    /// Another number of scales than layers, and shapes that do not fit.
+    fn saved(
+        &self,
+        dims: Dims,
+        layer: usize,
+        params: &Parameters,
+        activation: &dyn SparsityActivation,
+        scales: Scales<'_>,
+    ) -> Result<Vec<SavedRows>>;
 
     /// Whether the files of a folder hold thresholds: such a folder is a JumpReLU one, others are ReLU.
     ///

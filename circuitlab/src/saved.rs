@@ -7,7 +7,7 @@ use circuitlab_core::config::{DeviceName, FloatKind};
 use circuitlab_core::plugin::Provider;
 use circuitlab_core::sparsity::has_jump_form;
 use circuitlab_core::{
-    BlockHook, Dims, Error as CoreError, Kind, ModelInfo, Parameters, Registry, SparsityActivation, Spec, Transcoder, files,
+    BlockHook, Dims, Error as CoreError, Kind, ModelInfo, Parameters, Registry, Saving, SparsityActivation, Spec, Transcoder, files,
 };
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -202,18 +202,20 @@ impl SavedTranscoder {
     }
 }
 
-/// Writes parameters that take and give raw activations into an existing folder, `config.yaml` last.
+/// Writes a transcoder that this process has all of into an existing folder, `config.yaml` last.
 ///
 /// # Errors
 /// What the file system returns.
-pub fn write(
-    folder: &Path,
-    card: &Card,
-    transcoder: &dyn Transcoder,
-    params: &Parameters,
-    activation: &dyn SparsityActivation,
-) -> Result<()> {
-    transcoder.save(folder, params, activation)?;
+pub fn write(folder: &Path, card: &Card, saving: &Saving<'_>) -> Result<()> {
+    saving.into_folder(folder)?;
+    write_card(folder, card)
+}
+
+/// Writes `config.yaml`, which makes a folder whose tensor files are there a transcoder.
+///
+/// # Errors
+/// What the file system returns.
+pub(crate) fn write_card(folder: &Path, card: &Card) -> Result<()> {
     let path = folder.join(CARD);
     let text = serde_saphyr::to_string(card).map_err(|error| CoreError::format(&path, error.to_string()))?;
     Ok(files::write_atomic(&path, |out| out.write_all(text.as_bytes()))?)

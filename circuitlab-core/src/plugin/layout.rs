@@ -12,7 +12,8 @@ use crate::hooks::{Action, HookPoint};
 use crate::model::{ModelInfo, Past};
 use crate::params::{ParameterSpec, Parameters};
 use crate::sparsity::{Activated, ActivationGradients, ActivationParameter, BackwardInput, JumpForm, PenaltyWeights, ThresholdForm};
-use crate::transcoder::{Batch, Dims, StageCost, StepContext, StepOutput};
+use crate::tensors::{FileLayout, TensorLayout};
+use crate::transcoder::{Batch, Dims, SavedRows, Scales, StageCost, StepContext, StepOutput};
 use crate::{Content, Documents, Error, Mesh, Piece, Record, Result, TextInput};
 
 /// The digest in hexadecimal.
@@ -43,6 +44,7 @@ const fn digest() -> u64 {
         StageCost,
         StepOutput
     );
+    whole!(SavedRows, Scales<'static>, FileLayout, TensorLayout, tch::Kind);
     whole!(Content, Piece, TextInput);
     whole!(Activated, ActivationGradients, ActivationParameter, BackwardInput<'static>, PenaltyWeights);
     whole!(JumpForm, ThresholdForm, Option<ThresholdForm>);
@@ -56,6 +58,10 @@ const fn digest() -> u64 {
         PenaltyWeights { lambda, mu, tanh_scale },
         ParameterSpec { name, layer, shape, init, per_feature, update, precision },
         StepOutput { mse, sparsity, preact, gradients, gradient_squares, squared_error, active_rows, stages },
+        SavedRows { file, tensor, rows, per_feature },
+        Scales { inputs, targets },
+        FileLayout { file, tensors },
+        TensorLayout { name, shape, kind },
         ModelInfo { family, name, fingerprint, layers, d_model, heads, vocabulary, context, bos, eos, stops },
         Past { tokens, layers },
     );

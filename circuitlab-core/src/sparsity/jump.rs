@@ -72,6 +72,14 @@ pub fn has_jump_form(activation: &dyn SparsityActivation) -> Result<bool> {
     Ok(activation.jump_form(&at_start(activation))?.is_some())
 }
 
+/// Whether a saved CLT with this activation holds thresholds, which depends on no parameter's value either.
+///
+/// # Errors
+/// What the activation returns.
+pub fn has_thresholds(activation: &dyn SparsityActivation) -> Result<bool> {
+    Ok(has_jump_form(activation)? || activation.thresholds(&at_start(activation))?.is_some())
+}
+
 /// The activation's parameters as they start, of one feature.
 pub(super) fn at_start(activation: &dyn SparsityActivation) -> Vec<Tensor> {
     let start = |own: ActivationParameter| {

@@ -19,5 +19,5 @@ mod threshold_form;
 
 pub use activation::{Activated, ActivationGradients, ActivationParameter, BackwardInput, PenaltyWeights, Scope, SparsityActivation};
 pub use autograd::by_autograd;
-pub use jump::{JumpForm, has_jump_form};
+pub use jump::{JumpForm, has_jump_form, has_thresholds};
 pub use threshold_form::{ThresholdForm, TrainedThreshold, has_threshold_form};

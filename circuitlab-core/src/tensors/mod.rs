@@ -1,12 +1,14 @@
 //! Safetensors files: mapped for reading, whole or some rows; written at once, or laid out first and filled by several processes.
 
 mod file;
+mod folder;
 mod kinds;
 mod layout;
 mod write;
 mod writer;
 
 pub use file::TensorFile;
+pub use folder::FolderWriter;
 pub use layout::{FileLayout, TensorLayout};
 pub use write::{bytes, write};
 pub use writer::{TensorWriter, WrittenRows};

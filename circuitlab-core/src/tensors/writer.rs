@@ -57,6 +57,9 @@ impl TensorWriter {
                 rows.kind()
             )));
         }
+        if count == 0 {
+            return Ok(());
+        }
         let mut crc = self.continued(name, first, count);
         for (at, length) in pieces(count, layout.row_bytes()) {
             let data = if size.is_empty() { bytes(rows)? } else { bytes(&rows.f_narrow(0, at, length)?)? };

@@ -6,10 +6,11 @@ use tch::{Device, Kind, Tensor};
 
 use super::one_rank::OneRank;
 use crate::random::Stream;
-use crate::sparsity::has_jump_form;
+use crate::sparsity::{has_jump_form, has_thresholds};
+use crate::tensors::FolderWriter;
 use crate::{
-    Activated, ActivationParameter, Batch, Dims, Init, JumpForm, Parameters, PenaltyWeights, Result, Scope, SparsityActivation,
-    StepContext, StepOutput, Transcoder, Update,
+    Activated, ActivationParameter, Axis, Batch, Dims, Init, JumpForm, Mesh, Parameters, PenaltyWeights, Result, Saving, Scales, Scope,
+    SparsityActivation, StepContext, StepOutput, Transcoder, Update,
 };
 
 const DIMS: Dims = Dims { layers: 3, d_model: 5, d_features: 11 };
@@ -17,9 +18,9 @@ const ROWS: i64 = 6;
 const PENALTY: PenaltyWeights = PenaltyWeights { lambda: 0.3, mu: 0.02, tanh_scale: 2.0 };
 
 /// Asserts that a transcoder keeps its promises, in f64 and with a given activation: parameters are named once and grouped by
-/// layer, the step's squared error is that of encoding and decoding, its gradients are the slopes of its losses, folding
-/// gives the same function of raw rows, a folder is read back (by a JumpReLU, where the activation has a jump form), and wrong
-/// shapes are errors. `scratch` is an empty folder.
+/// layer, the step's squared error is that of encoding and decoding, its gradients are the slopes of its losses, a saved folder
+/// is read back as the same function of raw rows (by a JumpReLU, where the activation has a jump form), its files are the same however many
+/// processes write them, and wrong shapes are errors. `scratch` is an empty folder.
 ///
 /// Slopes are taken by central differences along a random direction of each parameter but the activation's own, which may have
 /// stand-in gradients.
@@ -32,7 +33,6 @@ pub fn conforms(transcoder: &mut dyn Transcoder, activation: &dyn SparsityActiva
     case.check_squared_error();
     case.check_slopes();
     case.check_micro_batches();
-    case.check_fold();
     case.check_folder(scratch);
     case.check_shapes();
 }
@@ -213,32 +213,66 @@ impl<'a> Case<'a> {
         }
     }
 
-    fn check_fold(&self) {
-        let scales = |index| noise(&[DIMS.layers as i64], index).abs() + 0.5;
-        let (input_scales, target_scales) = (scales(5), scales(6));
-        let list = |scales: &Tensor| Vec::<f64>::try_from(scales).expect("one axis");
-        let mut folded = self.params.copy();
-        self.transcoder.fold(&mut folded, &list(&input_scales), &list(&target_scales)).expect("a scale for each layer");
-        let of_raw = self.reconstruct(&folded, &(&self.batch.inputs / input_scales.view([1, -1, 1])));
-        let apart = largest(&(of_raw * target_scales.view([1, -1, 1]) - self.reconstruct(&self.params, &self.batch.inputs)));
-        assert!(apart < 1e-9, "folded parameters take and give raw rows; {apart} apart");
-        assert!(self.transcoder.fold(&mut folded, &[1.0], &[1.0]).is_err(), "one scale is not enough");
+    /// Saves into a folder as so many processes.
+    fn save(&self, folder: &Path, scales: Scales<'_>, processes: usize) {
+        std::fs::create_dir_all(folder).expect("a folder that can be written");
+        let as_rank = |rank| Saving {
+            transcoder: &*self.transcoder,
+            activation: self.activation,
+            dims: DIMS,
+            scales,
+            specs: self.params.specs(),
+            params: &self.params,
+            mesh: Mesh { data: Axis { rank, size: processes }, ..Mesh::SINGLE },
+        };
+        if processes == 1 {
+            return as_rank(0).into_folder(folder).expect("a folder that can be written");
+        }
+        let files = as_rank(0).files().expect("small sizes");
+        files.iter().for_each(|file| file.create(folder).expect("a folder that can be written"));
+        for rank in 0..processes {
+            let mut writer = FolderWriter::open(folder, &files).expect("files that were made");
+            as_rank(rank).write(&mut writer).expect("its own layout");
+            writer.finish().expect("a folder that can be written");
+        }
     }
 
     fn check_folder(&self, scratch: &Path) {
-        self.transcoder.save(scratch, &self.params, self.activation).expect("a folder that can be written");
+        let scales = |index| Vec::<f64>::try_from(noise(&[DIMS.layers as i64], index).abs() + 0.5).expect("one axis");
+        let (inputs, targets) = (scales(5), scales(6));
+        let scales = Scales { inputs: &inputs, targets: &targets };
+        self.save(scratch, scales, 1);
         let jumps = has_jump_form(self.activation).expect("a form or none");
-        let thresholds = jumps || self.activation.thresholds(&[]).map_or(true, |none| none.is_some());
-        assert_eq!(self.transcoder.has_thresholds(scratch).expect("its own files"), thresholds);
+        assert_eq!(
+            self.transcoder.has_thresholds(scratch).expect("its own files"),
+            has_thresholds(self.activation).expect("thresholds or none")
+        );
         // What is saved of an activation with a jump form is that form.
         let form = JumpFormOf(self.activation);
         let (before, after): (&dyn SparsityActivation, &dyn SparsityActivation) =
             if jumps { (&form, &Jump) } else { (self.activation, self.activation) };
         let (dims, params) = self.transcoder.load(scratch, after, Kind::Double, Device::Cpu).expect("its own files");
         assert_eq!(dims, DIMS);
-        let inputs = &self.batch.inputs;
-        let apart = largest(&(self.reconstruct_with(after, &params, inputs) - self.reconstruct_with(before, &self.params, inputs)));
-        assert!(apart < 1e-9, "a folder is read back; {apart} apart");
+        let by_layer = |scales: &[f64]| Tensor::from_slice(scales).view([1, -1, 1]);
+        let of_raw = self.reconstruct_with(after, &params, &(&self.batch.inputs / by_layer(&inputs)));
+        let apart = largest(&(of_raw * by_layer(&targets) - self.reconstruct_with(before, &self.params, &self.batch.inputs)));
+        assert!(apart < 1e-9, "a folder is read back, and takes and gives raw rows; {apart} apart");
+        let too_few = Scales { inputs: &[1.0], targets: &[1.0] };
+        assert!(self.transcoder.saved(DIMS, 0, &self.params, self.activation, too_few).is_err(), "one scale is not enough");
+        self.check_processes(scratch, scales);
+    }
+
+    /// However the features are shared out among those who save, the files are the same.
+    fn check_processes(&self, scratch: &Path, scales: Scales<'_>) {
+        let files = self.transcoder.files(DIMS, self.activation, Kind::Double).expect("small sizes");
+        for processes in [3, DIMS.d_features + 2] {
+            let shared = scratch.join(format!("by-{processes}"));
+            self.save(&shared, scales, processes);
+            for layout in &files {
+                let [one, many] = [scratch, &shared].map(|folder| std::fs::read(folder.join(&layout.file)).expect("its own files"));
+                assert!(one == many, "`{}` depends on how many write it", layout.file.display());
+            }
+        }
     }
 
     fn check_shapes(&mut self) {

@@ -6,13 +6,12 @@
 use std::ops::Range;
 use std::path::Path;
 
-use circuitlab_core::tensors::{self, TensorFile};
-use circuitlab_core::{Construct, Result};
+use circuitlab_core::tensors::{FileLayout, TensorFile, TensorLayout};
+use circuitlab_core::{Construct, Dims, Result, SavedRows};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
-use super::dictionary::Layer;
 use super::linear::{Layout, Linear, SavedLayer};
 use super::step::Form;
 
@@ -46,20 +45,36 @@ impl Layout for CrossLayer {
         source..layers
     }
 
-    fn save(folder: &Path, s: usize, layer: &Layer<'_>, thresholds: Option<Tensor>) -> Result<()> {
-        let mut encoder = vec![
-            (format!("W_enc_{s}"), layer.w_enc.shallow_clone()),
-            (format!("b_enc_{s}"), layer.b_enc.shallow_clone()),
-            (format!("b_dec_{s}"), layer.b_dec.shallow_clone()),
+    fn files(dims: Dims, s: usize, kind: Kind, thresholds: bool) -> Vec<FileLayout> {
+        let (features, d_model) = (dims.d_features as i64, dims.d_model as i64);
+        let tensor = |name: &str, shape: &[i64]| TensorLayout::new(format!("{name}_{s}"), shape, kind);
+        let mut encoder = vec![tensor("W_enc", &[features, d_model]), tensor("b_enc", &[features]), tensor("b_dec", &[d_model])];
+        encoder.extend(thresholds.then(|| tensor("threshold", &[features])));
+        let targets = Self::targets(dims.layers, s).len() as i64;
+        let decoder = vec![tensor("W_dec", &[features, targets, d_model])];
+        vec![FileLayout::new(file("W_enc", s), encoder), FileLayout::new(file("W_dec", s), decoder)]
+    }
+
+    fn saved(s: usize, layer: SavedLayer) -> Vec<SavedRows> {
+        let rows = |of: &str, name: &str, rows, per_feature| SavedRows {
+            file: file(of, s).into(),
+            tensor: format!("{name}_{s}"),
+            rows,
+            per_feature,
+        };
+        let mut all = vec![
+            rows("W_enc", "W_enc", layer.w_enc, true),
+            rows("W_enc", "b_enc", layer.b_enc, true),
+            rows("W_enc", "b_dec", layer.b_dec, false),
+            rows("W_dec", "W_dec", layer.w_dec, true),
         ];
-        encoder.extend(thresholds.map(|thresholds| (format!("threshold_{s}"), thresholds)));
-        tensors::write(&folder.join(format!("W_enc_{s}.safetensors")), &encoder)?;
-        tensors::write(&folder.join(format!("W_dec_{s}.safetensors")), &[(format!("W_dec_{s}"), layer.w_dec.shallow_clone())])
+        all.extend(layer.thresholds.map(|thresholds| rows("W_enc", "threshold", thresholds, true)));
+        all
     }
 
     fn load(folder: &Path, s: usize, kind: Kind, device: Device) -> Result<SavedLayer> {
-        let encoder = TensorFile::open(&folder.join(format!("W_enc_{s}.safetensors")))?;
-        let decoder = TensorFile::open(&folder.join(format!("W_dec_{s}.safetensors")))?;
+        let encoder = TensorFile::open(&folder.join(file("W_enc", s)))?;
+        let decoder = TensorFile::open(&folder.join(file("W_dec", s)))?;
         let read = |name: &str| encoder.tensor(&format!("{name}_{s}"), Some(kind), device);
         Ok(SavedLayer {
             w_enc: read("W_enc")?,
@@ -69,4 +84,8 @@ impl Layout for CrossLayer {
             thresholds: if encoder.contains(&format!("threshold_{s}"))? { Some(read("threshold")?.view([-1])) } else { None },
         })
     }
+}
+
+fn file(of: &str, layer: usize) -> String {
+    format!("{of}_{layer}.safetensors")
 }

@@ -203,27 +203,12 @@ pub(super) fn decode(params: &Parameters, reach: Reach, acts: &[Tensor], target:
     Ok(reconstruction)
 }
 
-/// Folds scales into the parameters: `x' = input_scale * x` and `y' = target_scale * y` become `x` and `y`.
-pub(super) fn fold(params: &mut Parameters, reach: Reach, input_scales: &[f64], target_scales: &[f64]) -> Result<()> {
-    let layers = layers(params);
-    if input_scales.len() != layers || target_scales.len() != layers {
-        return Err(Error::Invalid(format!(
-            "{layers} layers need as many scales, {} and {} came",
-            input_scales.len(),
-            target_scales.len()
-        )));
-    }
-    for index in 0..layers {
-        let layer = Layer::of(params, index)?;
-        let options = (layer.w_dec.kind(), layer.w_dec.device());
-        let inverse: Vec<f64> = target_scales[reach(layers, index)].iter().map(|scale| 1.0 / scale).collect();
-        let inverse = Tensor::from_slice(&inverse).to_kind(options.0).to_device(options.1);
-        let w_enc = layer.w_enc * input_scales[index];
-        let w_dec = layer.w_dec * inverse.view([1, -1, 1]);
-        let b_dec = layer.b_dec / target_scales[index];
-        params.set(&format!("W_enc_{index}"), w_enc)?;
-        params.set(&format!("W_dec_{index}"), w_dec)?;
-        params.set(&format!("b_dec_{index}"), b_dec)?;
-    }
-    Ok(())
+/// One layer with scales folded in: `x' = input_scale * x` and `y' = target_scale * y` become `x` and `y`. `targets` are the scales of the
+/// layers that it writes to, `own` that of its own.
+pub(super) fn folded(layer: &Layer<'_>, input: f64, targets: &[f64], own: f64) -> Result<[Tensor; 3]> {
+    shape::expect("fold, w_dec", layer.w_dec, &[("d_features", -1), ("targets", targets.len() as i64), ("d_model", -1)])?;
+    let options = (layer.w_dec.kind(), layer.w_dec.device());
+    let inverse: Vec<f64> = targets.iter().map(|scale| 1.0 / scale).collect();
+    let inverse = Tensor::from_slice(&inverse).to_kind(options.0).to_device(options.1);
+    Ok([layer.w_enc * input, layer.w_dec * inverse.view([1, -1, 1]), layer.b_dec / own])
 }

@@ -5,7 +5,11 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::Path;
 
-use circuitlab_core::{Batch, Dims, Error, ParameterSpec, Parameters, Result, SparsityActivation, StepContext, StepOutput, Transcoder};
+use circuitlab_core::sparsity::has_thresholds;
+use circuitlab_core::tensors::FileLayout;
+use circuitlab_core::{
+    Batch, Dims, Error, ParameterSpec, Parameters, Result, SavedRows, Scales, SparsityActivation, StepContext, StepOutput, Transcoder,
+};
 use tch::{Device, Kind, Tensor};
 
 use super::dictionary::{self, Layer};
@@ -22,8 +26,11 @@ pub(super) trait Layout: Debug + Send + 'static {
     /// The target layers of a source layer.
     fn targets(layers: usize, source: usize) -> Range<usize>;
 
-    /// Writes one layer.
-    fn save(folder: &Path, index: usize, layer: &Layer<'_>, thresholds: Option<Tensor>) -> Result<()>;
+    /// The files of one layer.
+    fn files(dims: Dims, index: usize, kind: Kind, thresholds: bool) -> Vec<FileLayout>;
+
+    /// What they hold.
+    fn saved(index: usize, layer: SavedLayer) -> Vec<SavedRows>;
 
     /// Reads one layer.
     fn load(folder: &Path, index: usize, kind: Kind, device: Device) -> Result<SavedLayer>;
@@ -85,21 +92,31 @@ impl<L: Layout> Transcoder for Linear<L> {
         dictionary::decode(params, L::targets, acts, target)
     }
 
-    fn fold(&self, params: &mut Parameters, input_scales: &[f64], target_scales: &[f64]) -> Result<()> {
-        dictionary::fold(params, L::targets, input_scales, target_scales)
+    fn files(&self, dims: Dims, activation: &dyn SparsityActivation, kind: Kind) -> Result<Vec<FileLayout>> {
+        let thresholds = has_thresholds(activation)?;
+        Ok((0..dims.layers).flat_map(|index| L::files(dims, index, kind, thresholds)).collect())
     }
 
-    fn save(&self, folder: &Path, params: &Parameters, activation: &dyn SparsityActivation) -> Result<()> {
-        for index in 0..dictionary::layers(params) {
-            let layer = Layer::of(params, index)?;
-            if let Some(form) = activation.jump_form(&layer.own)? {
-                let (w_enc, b_enc) = form.fold(layer.w_enc, layer.b_enc)?;
-                L::save(folder, index, &Layer { w_enc: &w_enc, b_enc: &b_enc, ..layer }, Some(form.thresholds))?;
-            } else {
-                L::save(folder, index, &layer, activation.thresholds(&layer.own)?)?;
-            }
-        }
-        Ok(())
+    fn saved(
+        &self,
+        dims: Dims,
+        index: usize,
+        params: &Parameters,
+        activation: &dyn SparsityActivation,
+        scales: Scales<'_>,
+    ) -> Result<Vec<SavedRows>> {
+        scales.check(dims.layers)?;
+        let targets = self.targets(dims, index)?;
+        let layer = Layer::of(params, index)?;
+        let [mut w_enc, w_dec, b_dec] = dictionary::folded(&layer, scales.inputs[index], &scales.targets[targets], scales.targets[index])?;
+        let mut b_enc = layer.b_enc.shallow_clone();
+        let thresholds = if let Some(form) = activation.jump_form(&layer.own)? {
+            (w_enc, b_enc) = form.fold(&w_enc, &b_enc)?;
+            Some(form.thresholds)
+        } else {
+            activation.thresholds(&layer.own)?
+        };
+        Ok(L::saved(index, SavedLayer { w_enc, b_enc, w_dec, b_dec, thresholds }))
     }
 
     fn has_thresholds(&self, folder: &Path) -> Result<bool> {

@@ -6,13 +6,12 @@
 use std::ops::Range;
 use std::path::Path;
 
-use circuitlab_core::tensors::{self, TensorFile};
-use circuitlab_core::{Construct, Error, Result};
+use circuitlab_core::tensors::{FileLayout, TensorFile, TensorLayout};
+use circuitlab_core::{Construct, Dims, Error, Result, SavedRows};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
-use super::dictionary::Layer;
 use super::linear::{Layout, Linear, SavedLayer};
 use super::step::Form;
 
@@ -48,19 +47,33 @@ impl Layout for PerLayer {
         source..source + 1
     }
 
-    fn save(folder: &Path, index: usize, layer: &Layer<'_>, thresholds: Option<Tensor>) -> Result<()> {
+    fn files(dims: Dims, index: usize, kind: Kind, thresholds: bool) -> Vec<FileLayout> {
+        let (features, d_model) = (dims.d_features as i64, dims.d_model as i64);
+        let tensor = |name: &str, shape: &[i64]| TensorLayout::new(name, shape, kind);
         let mut all = vec![
-            ("W_enc".to_owned(), layer.w_enc.shallow_clone()),
-            ("b_enc".to_owned(), layer.b_enc.shallow_clone()),
-            ("W_dec".to_owned(), layer.w_dec.squeeze_dim(1)),
-            ("b_dec".to_owned(), layer.b_dec.shallow_clone()),
+            tensor("W_enc", &[features, d_model]),
+            tensor("b_enc", &[features]),
+            tensor("W_dec", &[features, d_model]),
+            tensor("b_dec", &[d_model]),
         ];
-        all.extend(thresholds.map(|thresholds| (THRESHOLD.to_owned(), thresholds)));
-        tensors::write(&folder.join(format!("layer_{index}.safetensors")), &all)
+        all.extend(thresholds.then(|| tensor(THRESHOLD, &[features])));
+        vec![FileLayout::new(file(index), all)]
+    }
+
+    fn saved(index: usize, layer: SavedLayer) -> Vec<SavedRows> {
+        let rows = |name: &str, rows, per_feature| SavedRows { file: file(index).into(), tensor: name.to_owned(), rows, per_feature };
+        let mut all = vec![
+            rows("W_enc", layer.w_enc, true),
+            rows("b_enc", layer.b_enc, true),
+            rows("W_dec", layer.w_dec.squeeze_dim(1), true),
+            rows("b_dec", layer.b_dec, false),
+        ];
+        all.extend(layer.thresholds.map(|thresholds| rows(THRESHOLD, thresholds, true)));
+        all
     }
 
     fn load(folder: &Path, index: usize, kind: Kind, device: Device) -> Result<SavedLayer> {
-        let file = TensorFile::open(&folder.join(format!("layer_{index}.safetensors")))?;
+        let file = TensorFile::open(&folder.join(file(index)))?;
         if file.contains("W_skip")? {
             return Err(Error::format(file.path(), "it has a linear skip `W_skip`, which a `plt` has not"));
         }
@@ -70,4 +83,8 @@ impl Layout for PerLayer {
         let thresholds = if file.contains(THRESHOLD)? { Some(read(THRESHOLD)?.f_expand_as(&b_enc)?.contiguous()) } else { None };
         Ok(SavedLayer { w_enc, b_enc, w_dec: read("W_dec")?.unsqueeze(1), b_dec: read("b_dec")?, thresholds })
     }
+}
+
+fn file(layer: usize) -> String {
+    format!("layer_{layer}.safetensors")
 }

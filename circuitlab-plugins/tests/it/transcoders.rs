@@ -1,6 +1,10 @@
 //! The closed-form step against autograd, and saved folders against what was saved.
 
-use circuitlab_core::{Batch, Dims, Parameters, PenaltyWeights, Registry, SparsityActivation, Spec, StepContext, Transcoder};
+use std::path::Path;
+
+use circuitlab_core::{
+    Batch, Dims, Mesh, Parameters, PenaltyWeights, Registry, Saving, Scales, SparsityActivation, Spec, StepContext, Transcoder,
+};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
@@ -13,6 +17,20 @@ fn registry() -> Registry {
 
 fn build(case: &Case) -> Built {
     crate::cases::build(case, &registry())
+}
+
+/// Saves into a folder.
+fn save(case: &Case, built: &Built, folder: &Path, scales: Scales<'_>) {
+    let saving = Saving {
+        transcoder: &*built.transcoder,
+        activation: &*built.activation,
+        dims: case.dims,
+        scales,
+        specs: built.params.specs(),
+        params: &built.params,
+        mesh: Mesh::SINGLE,
+    };
+    saving.into_folder(folder).expect("saves");
 }
 
 proptest! {
@@ -41,7 +59,8 @@ proptest! {
     fn a_saved_folder_is_read_back_and_decodes_the_same(case in cases()) {
         let built = build(&case);
         let folder = tempfile::tempdir().expect("a folder");
-        built.transcoder.save(folder.path(), &built.params, &*built.activation).expect("saves");
+        let ones = vec![1.0; case.dims.layers];
+        save(&case, &built, folder.path(), Scales { inputs: &ones, targets: &ones });
         prop_assert_eq!(built.transcoder.has_thresholds(folder.path()).expect("files"), case.activation.name == "jumprelu");
         let (dims, params) = built.transcoder.load(folder.path(), &*built.activation, Kind::Double, Device::Cpu).expect("loads");
         prop_assert_eq!(dims, case.dims);
@@ -60,14 +79,15 @@ proptest! {
     }
 
     #[test]
-    fn folded_parameters_take_and_give_raw_activations(case in cases()) {
+    fn saved_parameters_take_and_give_raw_activations(case in cases()) {
         let built = build(&case);
         let layers = case.dims.layers;
         let scales = |index| noise(&[layers as i64], index).abs() + 0.5;
         let (input_scales, target_scales) = (scales(case.seed ^ 2), scales(case.seed ^ 3));
         let list = |scales: &Tensor| Vec::<f64>::try_from(scales).expect("one axis");
-        let mut folded = built.params.copy();
-        built.transcoder.fold(&mut folded, &list(&input_scales), &list(&target_scales)).expect("folds");
+        let folder = tempfile::tempdir().expect("a folder");
+        save(&case, &built, folder.path(), Scales { inputs: &list(&input_scales), targets: &list(&target_scales) });
+        let (_, folded) = built.transcoder.load(folder.path(), &*built.activation, Kind::Double, Device::Cpu).expect("loads");
         let raw = &built.batch.inputs / input_scales.view([1, -1, 1]);
         for s in 0..layers {
             // A pre-activation that stands at the very threshold may round to either side.

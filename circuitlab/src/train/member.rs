@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use circuitlab_core::{Batch, Kind, Parameters, Registry, StepContext, Transcoder, files};
+use circuitlab_core::{Batch, Kind, Mesh, Parameters, Registry, Saving, Scales, StepContext, Transcoder, files};
 use tch::Tensor;
 
 use super::checkpoint::{self, SavedState};
@@ -197,10 +197,17 @@ impl Member {
 
     /// Writes the CLT folder with normalisation folded in, of the parameters of all features.
     fn export(&self, folder: &Path, whole: &Parameters, stream: &Stream<'_>) -> Result<()> {
-        let mut params = whole.copy();
         let Normalisation { input_scales, target_scales } = &stream.normalisation;
-        self.parts.transcoder.fold(&mut params, input_scales, target_scales)?;
-        saved::write(folder, &self.card(stream)?, &*self.parts.transcoder, &params, &*self.parts.activation)
+        let saving = Saving {
+            transcoder: &*self.parts.transcoder,
+            activation: &*self.parts.activation,
+            dims: self.parts.dims,
+            scales: Scales { inputs: input_scales, targets: target_scales },
+            specs: &self.state.specs,
+            params: whole,
+            mesh: Mesh::SINGLE,
+        };
+        saved::write(folder, &self.card(stream)?, &saving)
     }
 
     fn card(&self, stream: &Stream<'_>) -> Result<Card> {

@@ -6,7 +6,8 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 use super::guarded::Guarded;
-use crate::{Batch, Dims, ParameterSpec, Parameters, Result, SparsityActivation, StepContext, StepOutput, Transcoder};
+use crate::tensors::FileLayout;
+use crate::{Batch, Dims, ParameterSpec, Parameters, Result, SavedRows, Scales, SparsityActivation, StepContext, StepOutput, Transcoder};
 
 /// Guards a transcoder.
 ///
@@ -45,12 +46,19 @@ impl<T: Transcoder> Transcoder for Guarded<T, &'static str> {
         self.call(|transcoder| transcoder.decode(params, acts, target))
     }
 
-    fn fold(&self, params: &mut Parameters, input_scales: &[f64], target_scales: &[f64]) -> Result<()> {
-        self.call(|transcoder| transcoder.fold(params, input_scales, target_scales))
+    fn files(&self, dims: Dims, activation: &dyn SparsityActivation, kind: Kind) -> Result<Vec<FileLayout>> {
+        self.call(|transcoder| transcoder.files(dims, activation, kind))
     }
 
-    fn save(&self, folder: &Path, params: &Parameters, activation: &dyn SparsityActivation) -> Result<()> {
-        self.call(|transcoder| transcoder.save(folder, params, activation))
+    fn saved(
+        &self,
+        dims: Dims,
+        layer: usize,
+        params: &Parameters,
+        activation: &dyn SparsityActivation,
+        scales: Scales<'_>,
+    ) -> Result<Vec<SavedRows>> {
+        self.call(|transcoder| transcoder.saved(dims, layer, params, activation, scales))
     }
 
     fn has_thresholds(&self, folder: &Path) -> Result<bool> {
