@@ -1,11 +1,12 @@
 //! Moments in 8 bits: 2.03 bytes a parameter in place of 8.
 //!
-//! Every 256 numbers of a parameter share two scales. The first moment is `s (q / 127)^3` with `q` from -127 to 127, the root of the
+//! Every 256 numbers of a row share two scales, and the rest of a row two more: what a row becomes does not depend on who has the others. The first moment is `s (q / 127)^3` with `q` from -127 to 127, the root of the
 //! second `s (q / 255)^3` with `q` from 0 to 255, so that levels lie denser where numbers are smaller.
 //!
 //! A step changes a second moment by a thousandth, which is far less than the distance of two levels: rounded to the nearest it would
 //! never fall, rounded up it would grow to the largest square that was ever seen. So each number becomes one of the two levels beside
-//! it by chance, with the odds that keep its mean; chance is a hash of step and place, and a run that is resumed draws the same. What is
+//! it by chance, with the odds that keep its mean; chance is a hash of step and place, and a run that is resumed draws the same,
+//! with however many ranks. What is
 //! not zero is no less than level 2: as small as the least first moment, so that no quotient of the two can run away.
 
 use circuitlab_core::{Error, Result};
@@ -30,9 +31,13 @@ const SECOND: f32 = 255.0;
 /// The least level of a second moment that is not zero.
 const LEAST_SECOND: f32 = 2.0;
 
-/// A parameter and what Adam keeps of it in 8 bits; scales are as many as [`SHARED`] numbers begin.
+/// Rows of a parameter and what Adam keeps of them in 8 bits; each row has as many scales as [`SHARED`] numbers of it begin.
 #[derive(Debug)]
 pub struct Numbers<'a> {
+    /// How many numbers a row has.
+    pub width: usize,
+    /// The place of the first number in the whole parameter, of which these rows may be a part.
+    pub place: u64,
     /// The parameter.
     pub value: &'a mut [f32],
     /// Its copy in 16 bits, which is written anew.
@@ -59,8 +64,9 @@ pub fn step_in_8_bits(step: &Step, t: u64, numbers: Numbers<'_>) -> Result<()> {
     let blocks = numbers.blocks();
     let salt = mix(t as u32 ^ mix((t >> 32) as u32));
     pool()?.install(|| {
-        blocks.into_par_iter().enumerate().for_each(|(place, numbers)| {
-            Arch::new().dispatch(StepNumbers { numbers, factors: &factors, salt: salt.wrapping_add((place * BLOCKS * SHARED) as u32) });
+        blocks.into_par_iter().for_each(|numbers| {
+            let salt = salt.wrapping_add(numbers.place as u32);
+            Arch::new().dispatch(StepNumbers { numbers, factors: &factors, salt });
         });
     });
     Ok(())
@@ -82,13 +88,13 @@ impl WithSimd for StepNumbers<'_, '_> {
     }
 }
 
-/// What a first moment stands for: `numbers` of [`SHARED`] to a scale.
+/// What a first moment of one row stands for: `numbers` of [`SHARED`] to a scale.
 pub fn first_of(numbers: &[i8], scales: &[f32]) -> Vec<f32> {
     let shared = numbers.chunks(SHARED).zip(scales);
     shared.flat_map(|(numbers, scale)| numbers.iter().map(move |number| scale * cube(f32::from(*number) / FIRST))).collect()
 }
 
-/// What a second moment stands for.
+/// What a second moment of one row stands for.
 pub fn second_of(numbers: &[u8], scales: &[f32]) -> Vec<f32> {
     let shared = numbers.chunks(SHARED).zip(scales);
     let square = |root: f32| root * root;
@@ -101,42 +107,56 @@ impl Numbers<'_> {
         let scales = [self.first_scales.len(), self.second_scales.len()];
         let fits = [self.first.len(), self.second.len(), self.gradient.len()].iter().all(|other| *other == length)
             && self.rounded.as_ref().is_none_or(|rounded| rounded.len() == length)
-            && scales == [length.div_ceil(SHARED); 2];
+            && self.width > 0
+            && length.is_multiple_of(self.width)
+            && scales == [length / self.width * self.row_scales(); 2];
         if fits {
             return Ok(());
         }
         Err(Error::Invalid(format!("Adam in 8 bits: {length} numbers with moments, gradient or scales ({scales:?}) of other lengths")))
     }
 
+    fn row_scales(&self) -> usize {
+        self.width.div_ceil(SHARED)
+    }
+
     fn blocks(self) -> Vec<Self> {
-        let length = BLOCKS * SHARED;
+        let width = self.width;
+        let rows = (BLOCKS * SHARED / width).max(1);
+        let (length, scales) = (rows * width, rows * self.row_scales());
+        let places = (self.place..).step_by(length);
         let mut rounded = self.rounded.map(|rounded| rounded.chunks_mut(length));
-        let values = self.value.chunks_mut(length).zip(self.gradient.chunks(length));
-        let firsts = self.first.chunks_mut(length).zip(self.first_scales.chunks_mut(BLOCKS));
-        let seconds = self.second.chunks_mut(length).zip(self.second_scales.chunks_mut(BLOCKS));
-        let blocks = values.zip(firsts.zip(seconds)).map(|((value, gradient), ((first, first_scales), (second, second_scales)))| Self {
-            value,
-            rounded: rounded.as_mut().and_then(Iterator::next),
-            first,
-            first_scales,
-            second,
-            second_scales,
-            gradient,
-        });
+        let values = places.zip(self.value.chunks_mut(length)).zip(self.gradient.chunks(length));
+        let firsts = self.first.chunks_mut(length).zip(self.first_scales.chunks_mut(scales));
+        let seconds = self.second.chunks_mut(length).zip(self.second_scales.chunks_mut(scales));
+        let blocks =
+            values.zip(firsts.zip(seconds)).map(|(((place, value), gradient), ((first, first_scales), (second, second_scales)))| Self {
+                width,
+                place,
+                value,
+                rounded: rounded.as_mut().and_then(Iterator::next),
+                first,
+                first_scales,
+                second,
+                second_scales,
+                gradient,
+            });
         blocks.collect()
     }
 
     #[inline(always)]
     fn step(mut self, factors: &Factors<f32>, salt: u32) {
+        let (width, row_scales) = (self.width, self.row_scales());
         let scales = self.first_scales.iter_mut().zip(&mut *self.second_scales);
         for (block, (first_scale, second_scale)) in scales.enumerate() {
-            let begin = block * SHARED;
-            let place = begin..(begin + SHARED).min(self.value.len());
+            let row = block / row_scales * width;
+            let begin = row + block % row_scales * SHARED;
+            let place = begin..(begin + SHARED).min(row + width);
             let gradient = &self.gradient[place.clone()];
             if *first_scale == 0.0 && *second_scale == 0.0 && gradient.iter().all(|number| *number == 0.0) {
                 continue;
             }
-            // Of a last block that is not full the rest stays zero.
+            // Of a row's last block that is not full the rest stays zero.
             let (mut m, mut v) = ([0.0_f32; SHARED], [0.0_f32; SHARED]);
             let (first, second) = (&mut self.first[place.clone()], &mut self.second[place.clone()]);
             for (m, first) in m.iter_mut().zip(&*first) {
@@ -259,7 +279,12 @@ mod tests {
 
     impl State {
         fn new(count: usize) -> Self {
-            let scales = vec![0.0; count.div_ceil(SHARED)];
+            Self::of_rows(1, count)
+        }
+
+        fn of_rows(rows: usize, width: usize) -> Self {
+            let count = rows * width;
+            let scales = vec![0.0; rows * width.div_ceil(SHARED)];
             Self {
                 value: vec![0.0; count],
                 first: vec![0; count],
@@ -270,8 +295,12 @@ mod tests {
         }
 
         fn step(&mut self, by: &Step, t: u64, gradient: &[f32]) {
+            self.step_rows(by, t, gradient, gradient.len(), 0);
+        }
+
+        fn step_rows(&mut self, by: &Step, t: u64, gradient: &[f32], width: usize, place: u64) {
             let Self { value, first, first_scales, second, second_scales } = self;
-            let numbers = Numbers { value, rounded: None, first, first_scales, second, second_scales, gradient };
+            let numbers = Numbers { width, place, value, rounded: None, first, first_scales, second, second_scales, gradient };
             step_in_8_bits(by, t, numbers).expect("fits");
         }
 
@@ -328,6 +357,31 @@ mod tests {
     }
 
     #[test]
+    fn rows_are_stepped_alike_whoever_has_the_others() {
+        for width in [1, 100, SHARED, 700, 40_000] {
+            let (rows, scales) = (7, width.div_ceil(SHARED));
+            let mut whole = State::of_rows(rows, width);
+            let mut parts = [State::of_rows(2, width), State::of_rows(5, width)];
+            for t in 1..=3 {
+                let gradient = gradient(rows * width, 3.0, t);
+                whole.step_rows(&at(t), t, &gradient, width, 0);
+                parts[0].step_rows(&at(t), t, &gradient[..2 * width], width, 0);
+                parts[1].step_rows(&at(t), t, &gradient[2 * width..], width, 2 * width as u64);
+            }
+            assert_eq!(whole.first_scales.len(), rows * scales);
+            let [one, other] = parts;
+            let joined = State {
+                value: [one.value, other.value].concat(),
+                first: [one.first, other.first].concat(),
+                first_scales: [one.first_scales, other.first_scales].concat(),
+                second: [one.second, other.second].concat(),
+                second_scales: [one.second_scales, other.second_scales].concat(),
+            };
+            assert!(whole == joined, "rows of {width}");
+        }
+    }
+
+    #[test]
     fn cube_roots_are_near_enough() {
         for number in 0..=100_000_u32 {
             let x = number as f32 / 1e5;
@@ -378,6 +432,8 @@ mod tests {
         assert!(state.first_scales[0] <= 0.0);
         assert!(state.first_scales[1] > 0.0 && state.value[300] < 0.0 && state.value[..SHARED].iter().all(|value| *value == 0.0));
         let short = Numbers {
+            width: 3,
+            place: 0,
             value: &mut [0.0; 3],
             rounded: None,
             first: &mut [0; 3],

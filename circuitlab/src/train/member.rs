@@ -1,12 +1,11 @@
 //! One transcoder of a run: its parts, its state, its run folder, and its step.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use circuitlab_core::{Batch, Kind, Mesh, Parameters, Registry, Saving, Scales, StepContext, Transcoder, files};
+use circuitlab_core::{Batch, Kind, Parameters, Registry, Saving, Scales, StepContext, Transcoder, files};
 use tch::Tensor;
 
-use super::checkpoint::{self, SavedState};
+use super::checkpoint::{self, SavedState, TrainTensor};
 use super::config::TrainConfig;
 use super::fault;
 use super::metrics::{Interval, StepMetrics};
@@ -174,40 +173,39 @@ impl Member {
 
     /// Writes a checkpoint, and removes old ones.
     pub(super) fn checkpoint(&mut self, stream: &Stream<'_>) -> Result<()> {
-        let state = SavedState { format: checkpoint::FORMAT, step: self.state.step, sampler: self.sampler };
-        let strategy = Arc::clone(&self.parts.strategy);
-        let whole = self.state.whole(&*strategy)?;
-        let tensors = self.state.saved(&whole, &*strategy, self.parts.dims.d_features)?;
-        ranks::told(&*strategy, || {
-            self.parts.sinks.sync()?;
-            checkpoint::write(&self.run.checkpoints(), &state, &tensors, |folder| self.export(folder, &whole, stream))?;
-            checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)?;
-            self.plot();
-            Ok(String::new())
-        })?;
-        Ok(())
+        let masters = self.state.adam.masters(&self.state.params)?;
+        let training = self.state.training(&masters, &self.parts)?;
+        let place = checkpoint::place(&self.run.checkpoints(), self.state.step);
+        self.save(&place, &masters, &training, stream)
     }
 
-    /// Draws the plots; a run does not end because a picture of it cannot be drawn.
-    fn plot(&self) {
-        if let Err(error) = Sinks::plot(self.run.path()) {
-            tracing::warn!("cannot draw the plots: {error}");
-        }
-    }
-
-    /// Writes the CLT folder with normalisation folded in, of the parameters of all features.
-    fn export(&self, folder: &Path, whole: &Parameters, stream: &Stream<'_>) -> Result<()> {
+    /// Writes a folder of the transcoder by all ranks, with what a run goes on from where that is given.
+    fn save(&mut self, place: &Path, masters: &Parameters, training: &[TrainTensor], stream: &Stream<'_>) -> Result<()> {
+        let card = self.card(stream)?;
+        let Self { parts, state, run, sampler, config, .. } = self;
         let Normalisation { input_scales, target_scales } = &stream.normalisation;
+        let mesh = parts.strategy.mesh();
         let saving = Saving {
-            transcoder: &*self.parts.transcoder,
-            activation: &*self.parts.activation,
-            dims: self.parts.dims,
+            transcoder: &*parts.transcoder,
+            activation: &*parts.activation,
+            dims: parts.dims,
             scales: Scales { inputs: input_scales, targets: target_scales },
-            specs: &self.state.specs,
-            params: whole,
-            mesh: Mesh::SINGLE,
+            specs: &state.specs,
+            params: masters,
+            mesh,
         };
-        saved::write(folder, &self.card(stream)?, &saving)
+        let sinks = &mut parts.sinks;
+        checkpoint::commit(&*parts.strategy, place, &saving, training, |part, written| {
+            sinks.sync()?;
+            saved::write_card(part, &card)?;
+            if !training.is_empty() {
+                SavedState { format: checkpoint::FORMAT, step: state.step, sampler: *sampler, ranks: mesh.into(), written }.write(part)?;
+            }
+            files::publish_folder(place)?;
+            checkpoint::prune(&run.checkpoints(), config.checkpoint.keep)?;
+            plot(run.path());
+            Ok(())
+        })
     }
 
     fn card(&self, stream: &Stream<'_>) -> Result<Card> {
@@ -253,23 +251,24 @@ impl Member {
     /// Leaves the transcoder in `final`.
     pub(super) fn finish(mut self, stream: &Stream<'_>, seconds: f64, data_wait_seconds: f64) -> Result<TrainedClt> {
         let result = self.run.result();
-        // On every rank, whether it has to write or not: ranks wait for each other in it.
-        let strategy = Arc::clone(&self.parts.strategy);
-        let whole = self.state.whole(&*strategy)?;
-        ranks::told(&*strategy, || {
-            self.parts.sinks.sync()?;
-            if !result.exists() {
-                files::write_folder(&result, |part| self.export(part, &whole, stream))?;
-            }
-            checkpoint::prune(&self.run.checkpoints(), self.config.checkpoint.keep)?;
-            self.plot();
-            Ok(String::new())
-        })?;
+        // An earlier process may have been killed after it had written it.
+        let there = ranks::told(&*self.parts.strategy, || Ok(if result.exists() { "there".to_owned() } else { String::new() }))?;
+        if there.is_empty() {
+            let masters = self.state.adam.masters(&self.state.params)?;
+            self.save(&result, &masters, &[], stream)?;
+        }
         self.run.log(&format!(
             "finished after {seconds:.1} s, of which {data_wait_seconds:.1} s were spent waiting for rows; the transcoder is in {}",
             result.display()
         ))?;
         let (steps, rows) = (self.state.step, self.rows());
         Ok(TrainedClt { name: self.name, result, steps, rows, last: self.last })
+    }
+}
+
+/// Draws the plots; a run does not end because a picture of it cannot be drawn.
+fn plot(run: &Path) {
+    if let Err(error) = Sinks::plot(run) {
+        tracing::warn!("cannot draw the plots: {error}");
     }
 }

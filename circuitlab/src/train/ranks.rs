@@ -1,54 +1,21 @@
-//! What ranks put together: their features for files, their rows for figures, and what they have to say to each other.
+//! What ranks put together: their rows for figures, and what they have to say to each other.
 //!
-//! One rank leads: it alone writes to the run folder, which all of them read. What it decided or failed at is told to the others, so that
+//! One rank leads: it alone writes to the run folder, but for checkpoints, which all write. What it decided or failed at is told to the others, so that
 //! none of them waits for a step that the others do not take.
 
 use circuitlab_core::parallel::MeshAxis;
-use circuitlab_core::{Mesh, ParallelismStrategy, ParameterSpec, Parameters, Result};
+use circuitlab_core::{ParallelismStrategy, Result};
 use tch::{Device, Kind, Tensor};
 
 use crate::Error;
 
-/// Every feature of tensors that are of the shapes of parameters, in their order; `specs` are those of all features. Where this rank has
-/// them all, and for what all ranks have, the tensors share memory with what is given.
-pub(super) fn features<'a>(
-    strategy: &dyn ParallelismStrategy,
-    specs: &[ParameterSpec],
-    tensors: impl IntoIterator<Item = &'a Tensor>,
-) -> Result<Vec<Tensor>> {
-    let mesh = strategy.mesh();
-    let whole = |(spec, own): (&ParameterSpec, &Tensor)| {
-        let mut whole = own.shallow_clone();
-        if spec.is_sharded(&mesh) {
-            let unsharded = Mesh { sharded: false, ..mesh };
-            whole = strategy.gather(MeshAxis::Data, &whole, spec.owned(&unsharded).len())?;
-        }
-        match spec.shape.first() {
-            Some(rows) if mesh.feature.size > 1 && spec.per_feature => {
-                strategy.gather(MeshAxis::Feature, &whole, usize::try_from(*rows).unwrap_or(0))
-            }
-            _ => Ok(whole),
-        }
-    };
-    specs.iter().zip(tensors).map(whole).collect()
-}
-
-/// The same of parameters.
-pub(super) fn parameters(strategy: &dyn ParallelismStrategy, specs: &[ParameterSpec], own: &Parameters) -> Result<Parameters> {
-    Parameters::new(specs.to_vec(), features(strategy, specs, own.values())?)
-}
-
-/// Counters of all features: `[layer, d_features]` of `own: [layer, features here]`, the least over the ranks of the data axis.
-pub(super) fn least(strategy: &dyn ParallelismStrategy, own: &Tensor, d_features: usize) -> Result<Tensor> {
-    let mesh = strategy.mesh();
-    let mut least = own.shallow_clone();
-    if mesh.data.size > 1 {
-        least = strategy.gather(MeshAxis::Data, &own.unsqueeze(0), mesh.data.size)?.amin(0, false);
+/// Counters of one layer, `[features here]`: the least over the ranks of the data axis.
+pub(super) fn least(strategy: &dyn ParallelismStrategy, own: &Tensor) -> Result<Tensor> {
+    let ranks = strategy.mesh().data.size;
+    if ranks == 1 {
+        return Ok(own.shallow_clone());
     }
-    if mesh.feature.size > 1 {
-        least = strategy.gather(MeshAxis::Feature, &least.tr().f_contiguous()?, d_features)?.tr().f_contiguous()?;
-    }
-    Ok(least)
+    Ok(strategy.gather(MeshAxis::Data, &own.unsqueeze(0), ranks)?.f_amin(0, false)?)
 }
 
 /// For each layer how many features have been silent for `limit` rows on every rank of the data axis, over all ranks: `[layer]` of
@@ -103,15 +70,38 @@ pub(super) fn heard(strategy: &dyn ParallelismStrategy, own: &str) -> Result<Vec
 
 /// What the leader finds by `decide`, or the error that it meets, on every rank.
 pub(super) fn told(strategy: &dyn ParallelismStrategy, decide: impl FnOnce() -> crate::Result<String>) -> crate::Result<String> {
+    let own = if leads(strategy) { decide() } else { Ok(String::new()) };
+    Ok(said(strategy, own)?.swap_remove(0))
+}
+
+/// What each rank has to say, by its [`number`]; where any of them met an error, that error on all of them.
+pub(super) fn said(strategy: &dyn ParallelismStrategy, own: crate::Result<String>) -> crate::Result<Vec<String>> {
     const FOUND: char = '+';
-    let decided = if leads(strategy) { decide() } else { Ok(String::new()) };
-    let own = match &decided {
+    let text = match &own {
         Ok(found) => format!("{FOUND}{found}"),
-        Err(error) => error.to_string(),
+        Err(error) => chain(error),
     };
-    let said = heard(strategy, &own)?.swap_remove(0);
-    if leads(strategy) {
-        return decided;
-    }
-    said.strip_prefix(FOUND).map(str::to_owned).ok_or_else(|| Error::Invalid(format!("rank 0, which writes for all, failed: {said}")))
+    let heard = heard(strategy, &text)?;
+    own?;
+    let found = |(number, text): (usize, String)| match text.strip_prefix(FOUND) {
+        Some(found) => Ok(found.to_owned()),
+        None => Err(Error::Invalid(format!("rank {number} failed: {text}"))),
+    };
+    heard.into_iter().enumerate().map(found).collect()
+}
+
+/// The same where there is nothing to say but whether it went well.
+pub(super) fn all_well<T>(strategy: &dyn ParallelismStrategy, own: crate::Result<T>) -> crate::Result<T> {
+    let (own, text) = match own {
+        Ok(own) => (Some(own), Ok(String::new())),
+        Err(error) => (None, Err(error)),
+    };
+    said(strategy, text)?;
+    own.ok_or_else(|| Error::Invalid("this rank failed".to_owned()))
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

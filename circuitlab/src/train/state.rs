@@ -4,13 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use circuitlab_core::{
-    Dims, Error as CoreError, Mesh, ParallelismStrategy, ParameterSpec, Parameters, Precision, Registry, Scope, SparsityActivation,
-    StepOutput, Transcoder,
+    Dims, Mesh, ParallelismStrategy, ParameterSpec, Parameters, Precision, Registry, Scope, SparsityActivation, StepOutput, Transcoder,
 };
 use tch::{Device, Kind, Tensor};
 
-use super::checkpoint::{Checkpoint, SavedState, SavedTensors};
-use super::config::{MomentKind, TrainConfig};
+use super::checkpoint::{Checkpoint, SavedState, TrainTensor};
+use super::config::TrainConfig;
 use super::optimiser::Adam;
 use super::ranks;
 use super::step::pieces;
@@ -87,13 +86,6 @@ fn check_shares(config: &TrainConfig, dims: Dims, mesh: Mesh) -> Result<()> {
     if dims.d_features < feature.size {
         return Err(Error::Invalid(format!("{} features are too few for {} feature ranks", dims.d_features, feature.size)));
     }
-    let sharded = mesh.sharded && data.size > 1;
-    if (feature.size > 1 || sharded) && config.optimiser.moments == MomentKind::Int8 {
-        return Err(Error::Invalid(format!(
-            "`optimiser.moments = \"int8\"` shares scales between features, which this version cannot divide over {} ranks; use \"f32\"",
-            feature.size * if sharded { data.size } else { 1 }
-        )));
-    }
     Ok(())
 }
 
@@ -135,24 +127,30 @@ impl TrainState {
         let mut params = Parameters::init_part(&specs, &mesh, seed, Precision::Full.kind(kind), device)?;
         let rate = config.init.share(parts.dims.d_features as f64);
         parts.transcoder.calibrate(&mut params, &*parts.activation, rows, rate)?;
-        let mut adam = Adam::new(config.optimiser.clone(), &params);
+        let mut adam = new_adam(config, &specs, &params, &mesh);
         adam.round(&mut params, kind)?;
         let here = mesh.feature.share(parts.dims.d_features).len();
         let silent_rows = Tensor::zeros([parts.dims.layers as i64, here as i64], (Kind::Int64, device));
         Ok(Self { step: 0, specs, params, adam, silent_rows })
     }
 
-    /// Goes on from a checkpoint.
+    /// Goes on from a checkpoint, of which each rank reads its own rows. Every rank fails where one does.
     pub(super) fn resume(parts: &Parts, config: &TrainConfig, folder: &Path) -> Result<(Self, SavedState)> {
+        ranks::all_well(&*parts.strategy, Self::read(parts, config, folder))
+    }
+
+    fn read(parts: &Parts, config: &TrainConfig, folder: &Path) -> Result<(Self, SavedState)> {
         let (kind, device) = placement(config);
         let specs = parts.transcoder.parameters(parts.dims, &*parts.activation)?;
-        let saved = Checkpoint::open(folder)?;
         let mesh = parts.strategy.mesh();
+        let saved = Checkpoint::open(folder, parts.dims.layers)?;
+        saved.check(ranks::number(&*parts.strategy), mesh.data.size * mesh.feature.size)?;
         let mut params = saved.parameters(&specs, &mesh, Precision::Full.kind(kind), device)?;
-        let mut adam = Adam::resume(config.optimiser.clone(), &specs, &params, saved.state.step, saved.moments(), &mesh)?;
+        let mut adam = new_adam(config, &specs, &params, &mesh);
+        let read = |at: usize, name: &str, kind| saved.rows(&specs[at], name, specs[at].owned(&mesh), kind, device);
+        adam.resume(&params, saved.state.step, read)?;
         adam.round(&mut params, kind)?;
-        let here = mesh.feature.share(parts.dims.d_features);
-        let silent_rows = saved.silent_rows(device)?.f_narrow(1, here.start as i64, here.len() as i64).map_err(CoreError::from)?.copy();
+        let silent_rows = saved.silent_rows(mesh.feature.share(parts.dims.d_features), device)?;
         Ok((Self { step: saved.state.step, specs, params, adam, silent_rows }, saved.state))
     }
 
@@ -173,24 +171,33 @@ impl TrainState {
         Ok(ranks::dead(strategy, &self.silent_rows, i64::try_from(after_rows).unwrap_or(i64::MAX))?)
     }
 
-    /// Parameters of all features, in all bits that the optimiser keeps.
-    pub(super) fn whole(&self, strategy: &dyn ParallelismStrategy) -> Result<Parameters> {
-        Ok(ranks::parameters(strategy, &self.specs, &self.adam.masters(&self.params)?)?)
-    }
-
-    /// What a checkpoint holds of all features, `whole` being the parameters.
-    pub(super) fn saved(&mut self, whole: &Parameters, strategy: &dyn ParallelismStrategy, d_features: usize) -> Result<SavedTensors> {
-        let mut moments = self.adam.saved_moments(&self.params)?;
+    /// What a checkpoint holds beside the transcoder, as this rank has it; `masters` are the parameters in all their bits.
+    pub(super) fn training(&mut self, masters: &Parameters, parts: &Parts) -> Result<Vec<TrainTensor>> {
+        let (strategy, features) = (&*parts.strategy, parts.dims.d_features);
         let mesh = strategy.mesh();
-        if mesh.feature.size > 1 || mesh.sharded {
-            // Of at least 32 bits, so that there is one for each parameter and in its shape.
-            for moment in &mut moments {
-                let gathered = ranks::features(strategy, &self.specs, moment.iter().map(|(_, tensor)| tensor))?;
-                moment.iter_mut().zip(gathered).for_each(|((_, tensor), whole)| *tensor = whole);
-            }
+        let of = |spec: &ParameterSpec, name: &str, tensor: &Tensor| TrainTensor {
+            layer: spec.layer,
+            name: name.to_owned(),
+            tensor: tensor.shallow_clone(),
+            owned: spec.owned(&mesh),
+            rows: spec.shape.first().map_or(1, |rows| usize::try_from(*rows).unwrap_or(0)),
+            per_feature: spec.per_feature,
+        };
+        let mut all: Vec<TrainTensor> = self.specs.iter().zip(masters.values()).map(|(spec, value)| of(spec, &spec.name, value)).collect();
+        let moments = self.adam.saved_moments(&self.params)?;
+        all.extend(moments.iter().map(|(position, name, tensor)| of(&self.specs[*position], name, tensor)));
+        let here = mesh.feature.share(features);
+        for layer in 0..parts.dims.layers {
+            let least = ranks::least(strategy, &self.silent_rows.get(layer as i64))?;
+            all.push(TrainTensor::silent_rows(layer, least, here.clone(), features));
         }
-        Ok(SavedTensors::of(whole, moments, ranks::least(strategy, &self.silent_rows, d_features)?))
+        Ok(all)
     }
+}
+
+/// Moments of zero, of what a rank owns of `specs`.
+fn new_adam(config: &TrainConfig, specs: &[ParameterSpec], params: &Parameters, mesh: &Mesh) -> Adam {
+    Adam::new(config.optimiser.clone(), params).of_part(specs.iter().map(|spec| spec.owned(mesh).start))
 }
 
 /// Where and in what type a run computes.

@@ -1,7 +1,6 @@
 //! Adam over all parameters.
 
-use circuitlab_core::tensors::TensorFile;
-use circuitlab_core::{Error as CoreError, Mesh, ParameterSpec, Parameters, Update};
+use circuitlab_core::{Error as CoreError, Parameters, Update};
 use circuitlab_kernels::adam::Step;
 use tch::{Kind, Tensor};
 
@@ -33,22 +32,26 @@ impl Adam {
         Self { config, steps: 0, kept }
     }
 
-    /// Continues from the files of [`saved_moments`](Self::saved_moments) after `steps` steps; `params` are what
-    /// a rank of the mesh owns of `specs`, and the files hold all.
+    /// The same of a rank's part of the parameters, of which the rows from `first_rows` on are its own, in the order of the parameters.
+    #[must_use]
+    pub fn of_part(mut self, first_rows: impl IntoIterator<Item = usize>) -> Self {
+        for (kept, first) in self.kept.iter_mut().zip(first_rows) {
+            kept.first_row = first as u64;
+        }
+        self
+    }
+
+    /// Goes on after `steps` steps from what [`saved_moments`](Self::saved_moments) gave: `saved` is asked for the tensors of each parameter,
+    /// by its place, the tensor's name and its type.
     ///
     /// # Errors
-    /// Moments that do not fit the parameters.
-    pub fn resume(
-        config: OptimiserConfig,
-        specs: &[ParameterSpec],
-        params: &Parameters,
-        steps: u64,
-        moments: [&TensorFile; 2],
-        mesh: &Mesh,
-    ) -> Result<Self> {
-        let read = |(spec, value): (&ParameterSpec, _)| Kept::read(value, &spec.name, spec.owned(mesh), config.moments, moments);
-        let kept = specs.iter().zip(params.values()).map(read).collect::<Result<_>>()?;
-        Ok(Self { config, steps, kept })
+    /// What `saved` returns, and moments that do not fit the parameters.
+    pub fn resume(&mut self, params: &Parameters, steps: u64, mut saved: impl FnMut(usize, &str, Kind) -> Result<Tensor>) -> Result<()> {
+        for (position, (spec, kept)) in params.specs().iter().zip(&mut self.kept).enumerate() {
+            kept.read(|name, kind| saved(position, &format!("{}.{name}", spec.name), kind))?;
+        }
+        self.steps = steps;
+        Ok(())
     }
 
     /// Rounds the parameters to what a run in `kind` computes with, and keeps master copies of those that lose bits by it.
@@ -77,16 +80,16 @@ impl Adam {
         Ok(Parameters::new(params.specs().to_vec(), values)?)
     }
 
-    /// First and second moments by name, as they are saved. They share memory with what is stepped.
+    /// Moments by parameter and name, as they are saved: `W_enc_0.first`. Each has its parameter's rows. They share memory with what is
+    /// stepped.
     ///
     /// # Errors
     /// A system that gives no threads.
-    pub fn saved_moments(&mut self, params: &Parameters) -> Result<[Vec<(String, Tensor)>; 2]> {
-        let mut all = [Vec::new(), Vec::new()];
-        for (spec, kept) in params.specs().iter().zip(&mut self.kept) {
-            for (all, one) in all.iter_mut().zip(kept.saved(&spec.name, self.config.beta2)?) {
-                all.extend(one);
-            }
+    pub fn saved_moments(&mut self, params: &Parameters) -> Result<Vec<(usize, String, Tensor)>> {
+        let mut all = Vec::new();
+        for (position, (spec, kept)) in params.specs().iter().zip(&mut self.kept).enumerate() {
+            let moments = kept.saved(self.config.beta2)?.into_iter();
+            all.extend(moments.map(|(name, tensor)| (position, format!("{}.{name}", spec.name), tensor)));
         }
         Ok(all)
     }
@@ -121,8 +124,7 @@ impl Adam {
 
 #[cfg(test)]
 mod tests {
-    use circuitlab_core::tensors;
-    use circuitlab_core::{Init, Precision};
+    use circuitlab_core::{Init, ParameterSpec, Precision};
     use tch::Device;
 
     use super::*;
@@ -139,16 +141,6 @@ mod tests {
         Parameters::init(specs, 7, kind, Device::Cpu).expect("fits")
     }
 
-    fn read(adam: &mut Adam, params: &Parameters, folder: &std::path::Path) -> [TensorFile; 2] {
-        let mut number = 0;
-        adam.saved_moments(params).expect("settles").map(|moments| {
-            number += 1;
-            let path = folder.join(format!("{number}.safetensors"));
-            tensors::write(&path, &moments).expect("writes");
-            TensorFile::open(&path).expect("opens")
-        })
-    }
-
     #[test]
     fn a_tracked_parameter_is_assigned() {
         let specs = vec![spec("trained", &[2], Update::Gradient), spec("followed", &[2], Update::Tracked)];
@@ -158,9 +150,11 @@ mod tests {
         adam.step(&mut params, &gradients, 0.1, 0.2).expect("steps");
         assert!((params.values()[0].double_value(&[0]) - 0.9).abs() < 1e-6, "the first step of Adam is the rate");
         assert_eq!(params.values()[1], Tensor::from_slice(&[70.0, 80.0]));
-        let [first, _] = adam.saved_moments(&params).expect("nothing to settle");
-        assert!((first[0].1.double_value(&[1]) - 0.1 * 0.2 * 4.0).abs() < 1e-15, "the scale goes into the gradient");
-        assert_eq!(first[1].1, Tensor::from_slice(&[0.0, 0.0]));
+        let moments = adam.saved_moments(&params).expect("nothing to settle");
+        let names: Vec<&str> = moments.iter().map(|(_, name, _)| name.as_str()).collect();
+        assert_eq!(names, ["trained.first", "trained.second", "followed.first", "followed.second"]);
+        assert!((moments[0].2.double_value(&[1]) - 0.1 * 0.2 * 4.0).abs() < 1e-15, "the scale goes into the gradient");
+        assert_eq!(moments[2].2, Tensor::from_slice(&[0.0, 0.0]));
         let short = [Tensor::from_slice(&[3.0]), Tensor::from_slice(&[70.0, 80.0])];
         assert!(adam.step(&mut params, &short, 0.1, 1.0).expect_err("too short").to_string().contains("expected shape [2], got [1]"));
     }
@@ -178,10 +172,15 @@ mod tests {
             for at in 0..3 {
                 adam.step(&mut whole, &gradients(at), 1e-2, 0.7).expect("steps");
             }
-            let folder = tempfile::tempdir().expect("a folder");
-            let [first, second] = read(&mut adam, &whole, folder.path());
             let mut later = whole.copy();
-            let mut resumed = Adam::resume(config, whole.specs(), &later, 3, [&first, &second], &Mesh::SINGLE).expect("fits");
+            let saved = adam.saved_moments(&whole).expect("settles");
+            let mut resumed = Adam::new(config, &later);
+            let read = |position, name: &str, kind| {
+                let (_, _, tensor) = saved.iter().find(|known| known.0 == position && known.1 == name).expect("was saved");
+                assert_eq!(tensor.kind(), kind);
+                Ok(tensor.copy())
+            };
+            resumed.resume(&later, 3, read).expect("fits");
             for at in 3..8 {
                 adam.step(&mut whole, &gradients(at), 1e-2, 0.7).expect("steps");
                 resumed.step(&mut later, &gradients(at), 1e-2, 0.7).expect("steps");
@@ -225,7 +224,7 @@ mod tests {
         adam.step(&mut params, &ones, 1e-3, 1.0).expect("gradients of 16 bits are widened");
         let zeros = ones.map(|gradient| gradient.zeros_like());
         let second =
-            |adam: &mut Adam, params: &Parameters| adam.saved_moments(params).expect("nothing to settle")[1][0].1.double_value(&[1, 1]);
+            |adam: &mut Adam, params: &Parameters| adam.saved_moments(params).expect("nothing to settle")[1].2.double_value(&[1, 1]);
         let mut before = second(&mut adam, &params);
         assert!((before - 1e-3).abs() < 1e-8, "{before}");
         for _ in 0..100 {

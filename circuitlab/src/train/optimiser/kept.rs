@@ -1,8 +1,5 @@
 //! What Adam keeps of one parameter, and its step.
 
-use std::ops::Range;
-
-use circuitlab_core::tensors::TensorFile;
 use circuitlab_core::{Error as CoreError, Precision};
 use circuitlab_kernels::adam::{NEVER, Rows, Step, settle, step};
 use circuitlab_kernels::real::Real;
@@ -20,6 +17,8 @@ use crate::train::config::MomentKind;
 pub(super) struct Kept {
     /// The parameter itself, where what is computed with is a rounded copy.
     pub(super) master: Option<Tensor>,
+    /// The number of the first row in the whole parameter, of which a rank has a part.
+    pub(super) first_row: u64,
     moments: Moments,
 }
 
@@ -46,35 +45,50 @@ impl Kept {
         let master = (kind != value.kind()).then(|| value.to_kind(kind));
         let rows = rows(value);
         // Vectors are few numbers, and what they do matters more than that of any one weight.
-        let moments = if moments == MomentKind::Int8 && rows > 0 && kind == Kind::Float {
-            Moments::Eight(Eight::new(value.numel()))
+        let is_matrix = value.size().len() > 1 && value.device() == Device::Cpu && kind == Kind::Float;
+        let moments = if moments == MomentKind::Int8 && is_matrix {
+            Moments::Eight(Eight::new(&value.size()))
         } else {
             Moments::Full(Full { first: zeros(), second: zeros(), missed: vec![NEVER; rows] })
         };
-        Self { master, moments }
+        Self { master, first_row: 0, moments }
     }
 
-    /// Some rows of saved moments: those that a rank owns.
+    /// Reads saved moments in place of its own, each by the name that checkpoints add to the parameter's.
     ///
     /// # Errors
-    /// Moments that are missing or of another shape.
-    pub(super) fn read(value: &Tensor, name: &str, owned: Range<usize>, moments: MomentKind, files: [&TensorFile; 2]) -> Result<Self> {
-        let mut kept = Self::new(value, moments);
-        match &mut kept.moments {
-            Moments::Full(full) => full.read(name, files, &owned)?,
-            Moments::Eight(eight) => eight.read(name, files)?,
+    /// What `saved` returns, and moments of another shape.
+    pub(super) fn read(&mut self, mut saved: impl FnMut(&str, Kind) -> Result<Tensor>) -> Result<()> {
+        for (name, tensor) in self.tensors() {
+            let read = saved(name, tensor.kind())?;
+            if read.size() != tensor.size() {
+                let message = format!("moments `{name}`: expected shape {:?}, got {:?}", tensor.size(), read.size());
+                return Err(CoreError::Invalid(message).into());
+            }
+            *tensor = read;
         }
-        Ok(kept)
+        match &mut self.moments {
+            Moments::Full(full) => full.note_begun(),
+            Moments::Eight(_) => Ok(()),
+        }
     }
 
-    /// What a checkpoint holds of the moments: names and tensors of the first and of the second.
+    /// What a checkpoint holds of the moments, by the names that it adds to the parameter's; each has the parameter's rows. They share memory
+    /// with what is stepped.
     ///
     /// # Errors
     /// A system that gives no threads.
-    pub(super) fn saved(&mut self, name: &str, beta2: f64) -> Result<[Vec<(String, Tensor)>; 2]> {
+    pub(super) fn saved(&mut self, beta2: f64) -> Result<Vec<(&'static str, Tensor)>> {
+        if let Moments::Full(full) = &mut self.moments {
+            full.settle(beta2)?;
+        }
+        Ok(self.tensors().into_iter().map(|(name, tensor)| (name, tensor.shallow_clone())).collect())
+    }
+
+    fn tensors(&mut self) -> Vec<(&'static str, &mut Tensor)> {
         match &mut self.moments {
-            Moments::Full(full) => full.saved(name, beta2),
-            Moments::Eight(eight) => Ok(eight.saved(name)),
+            Moments::Full(Full { first, second, .. }) => vec![("first", first), ("second", second)],
+            Moments::Eight(eight) => eight.tensors(),
         }
     }
 
@@ -90,7 +104,7 @@ impl Kept {
         match (&mut self.moments, value.device(), kind) {
             (Moments::Eight(eight), ..) => {
                 let (value, rounded) = split(value, &mut self.master)?;
-                eight.step(by, t, value, rounded, &gradient)
+                eight.step(by, t, self.first_row, value, rounded, &gradient)
             }
             (Moments::Full(full), Device::Cpu, Kind::Float) => {
                 *squares = full.step_rows::<f32>(by, value, &mut self.master, before, &gradient)?;
@@ -117,21 +131,14 @@ fn split<'a>(value: &'a mut Tensor, master: &'a mut Option<Tensor>) -> Result<(&
 }
 
 impl Full {
-    fn read(&mut self, name: &str, [first, second]: [&TensorFile; 2], owned: &Range<usize>) -> Result<()> {
-        for (moment, file) in [(&mut self.first, first), (&mut self.second, second)] {
-            read_like(moment, name, file, Some(owned))?;
-        }
+    /// Finds which rows have been stepped, after moments were read.
+    fn note_begun(&mut self) -> Result<()> {
         if !self.missed.is_empty() {
             let begun = self.first.ne(0.0).logical_or(&self.second.ne(0.0)).flatten(1, -1).any_dim(1, false);
             let begun = Vec::<bool>::try_from(begun).map_err(CoreError::from)?;
             self.missed = begun.into_iter().map(|begun| if begun { 0 } else { NEVER }).collect();
         }
         Ok(())
-    }
-
-    fn saved(&mut self, name: &str, beta2: f64) -> Result<[Vec<(String, Tensor)>; 2]> {
-        self.settle(beta2)?;
-        Ok([&self.first, &self.second].map(|moment| vec![(name.to_owned(), moment.shallow_clone())]))
     }
 
     fn settle(&mut self, beta2: f64) -> Result<()> {
@@ -193,21 +200,6 @@ impl Full {
             value.copy_(master);
         }
     }
-}
-
-/// Reads some rows of a tensor, or all, in place of one of the same type and shape.
-pub(super) fn read_like(tensor: &mut Tensor, name: &str, file: &TensorFile, rows: Option<&Range<usize>>) -> Result<()> {
-    let mut saved = file.tensor(name, Some(tensor.kind()), tensor.device())?;
-    let all = saved.size().first().map_or(0, |rows| *rows as usize);
-    if let Some(rows) = rows.filter(|rows| rows.len() < all && rows.end <= all) {
-        saved = saved.f_narrow(0, rows.start as i64, rows.len() as i64).map_err(CoreError::from)?.copy();
-    }
-    if saved.size() != tensor.size() {
-        let message = format!("tensor `{name}`: expected shape {:?}, got {:?}", tensor.size(), saved.size());
-        return Err(CoreError::format(file.path(), message).into());
-    }
-    *tensor = saved;
-    Ok(())
 }
 
 /// How many rows of a parameter may be passed over by themselves.
