@@ -8,6 +8,7 @@ pub mod config;
 pub mod device;
 pub mod error;
 pub mod eval;
+pub mod export;
 pub mod generate;
 pub mod hub;
 pub mod model;

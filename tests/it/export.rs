@@ -117,18 +117,18 @@ fn decode(folder: &Folder, acts: &[Vec<f64>], target: usize, files: impl Fn(usiz
 
 /// The same from the weights that training goes on with, which take and give normalised rows.
 fn from_training_weights(folder: &Folder, x: &[&[f64]], input_scales: &[f64], target: usize) -> Vec<f64> {
-    let file = "parameters.safetensors";
+    let file = |layer: usize| format!("layer-{layer:03}.safetensors");
     let acts: Vec<Vec<f64>> = (0..4)
         .map(|layer| {
             let scaled: Vec<f64> = x[layer].iter().map(|value| value * input_scales[layer]).collect();
-            let (shape, w_enc) = folder.tensor(file, &format!("W_enc_{layer}"));
-            let (_, b_enc) = folder.tensor(file, &format!("b_enc_{layer}"));
-            let (_, log_threshold) = folder.tensor(file, &format!("log_threshold_{layer}"));
+            let (shape, w_enc) = folder.tensor(&file(layer), &format!("W_enc_{layer}"));
+            let (_, b_enc) = folder.tensor(&file(layer), &format!("b_enc_{layer}"));
+            let (_, log_threshold) = folder.tensor(&file(layer), &format!("log_threshold_{layer}"));
             let pre_act = |feature: usize| dot(&w_enc[feature * shape[1]..(feature + 1) * shape[1]], &scaled) + b_enc[feature];
             (0..shape[0]).map(|feature| Some(pre_act(feature)).filter(|h| *h > log_threshold[feature].exp()).unwrap_or(0.0)).collect()
         })
         .collect();
-    decode(folder, &acts, target, |_| (file.to_owned(), file.to_owned()))
+    decode(folder, &acts, target, |source| (file(source), file(target)))
 }
 
 /// One context of twenty tokens, BOS first.

@@ -1,6 +1,7 @@
 //! The built program, from the outside.
 
 mod bad_input;
+mod checkpoints;
 mod export;
 mod hostile;
 mod hub;

@@ -15,7 +15,7 @@ use crate::pipeline::{self, SMALL};
 const ALONE: [&str; 2] = ["--set", "compute.threads=1"];
 
 /// Starts a rank of a run.
-fn started(cache: &Path, out: &Path, extra: &[&str], rank: [usize; 2], port: u16) -> Child {
+pub(crate) fn started(cache: &Path, out: &Path, extra: &[&str], rank: [usize; 2], port: u16) -> Child {
     let mut args = vec!["train", "--cache", arg(cache), "--out", arg(out)];
     args.extend(SMALL.into_iter().chain(ALONE));
     args.extend(extra);
@@ -23,7 +23,7 @@ fn started(cache: &Path, out: &Path, extra: &[&str], rank: [usize; 2], port: u16
 }
 
 /// A command as one of so many ranks.
-fn as_rank(mut command: Command, rank: [usize; 2], port: u16) -> Command {
+pub(crate) fn as_rank(mut command: Command, rank: [usize; 2], port: u16) -> Command {
     let [rank, ranks] = rank.map(|number| number.to_string());
     command.env("RANK", rank).env("WORLD_SIZE", ranks).env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
     // The program starts itself again without this.
@@ -31,12 +31,12 @@ fn as_rank(mut command: Command, rank: [usize; 2], port: u16) -> Command {
     command
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
 /// Trains with so many ranks, into one run folder.
-fn run(cache: &Path, folder: &Path, name: &str, extra: &[&str], ranks: usize) -> PathBuf {
+pub(crate) fn run(cache: &Path, folder: &Path, name: &str, extra: &[&str], ranks: usize) -> PathBuf {
     let run = folder.join(name);
     let port = free_port();
     let children: Vec<Child> = (0..ranks).map(|rank| started(cache, &run, extra, [rank, ranks], port)).collect();
@@ -48,7 +48,7 @@ fn run(cache: &Path, folder: &Path, name: &str, extra: &[&str], ranks: usize) ->
 }
 
 /// The weight files of a run's result, by name.
-fn weights(run: &Path) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn weights(run: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(run.join("final"))
         .expect("a result")
         .map(|entry| entry.expect("an entry").path())
@@ -69,7 +69,7 @@ fn figures(run: &Path) -> Vec<(String, f64)> {
 
 /// How far the tensors of two files are apart, as shares of their norms; the largest. Adam divides a gradient by its own size, so
 /// that single values with hardly any gradient may differ by more than the rounding of the sums.
-fn apart(one: &[u8], other: &[u8]) -> f64 {
+pub(crate) fn apart(one: &[u8], other: &[u8]) -> f64 {
     let (one, other) = (SafeTensors::deserialize(one).expect("safetensors"), SafeTensors::deserialize(other).expect("safetensors"));
     assert_eq!(one.len(), other.len());
     let floats = |tensor: &TensorView<'_>| -> Vec<f64> {
@@ -156,7 +156,14 @@ fn every_strategy_trains_what_one_process_does_in_32_bits() {
 fn a_run_of_several_ranks_goes_on_to_the_bit() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = pipeline::cache(folder.path(), "0..0.03", &[]);
-    for (name, strategy, ranks) in [("ddp", &["--strategy", "ddp"][..], 2), ("feature", &["--strategy", "feature-sharded"], 2)] {
+    let int8 = ["--set", "optimiser.moments=int8"];
+    for (name, strategy, ranks) in [
+        ("ddp", &["--strategy", "ddp"][..], 2),
+        ("feature", &["--strategy", "feature-sharded"], 2),
+        ("hybrid", &["--strategy", "hybrid", "--set", "strategy.feature=2"], 4),
+        ("int8", &["--strategy", "feature-sharded", int8[0], int8[1], "--set", "size.d_features=63"], 2),
+        ("int8-ddp", &["--strategy", "ddp", int8[0], int8[1], "--set", "size.d_features=63"], 2),
+    ] {
         let run = run(&cache, folder.path(), name, strategy, ranks);
         let want = weights(&run);
         fs::remove_dir_all(run.join("final")).expect("removes");
@@ -166,7 +173,7 @@ fn a_run_of_several_ranks_goes_on_to_the_bit() {
 }
 
 /// Goes on with a run.
-fn resume(cache: &Path, run: &Path, extra: &[&str], ranks: usize) {
+pub(crate) fn resume(cache: &Path, run: &Path, extra: &[&str], ranks: usize) {
     let port = free_port();
     let children: Vec<Child> = (0..ranks)
         .map(|rank| {
@@ -199,6 +206,28 @@ fn a_run_goes_on_with_other_ranks_under_another_strategy() {
             assert!(apart < 1e-5, "{extra:?}, {file}: {apart:e}");
         }
     }
+}
+
+/// A number is rounded by chance, by its place in the whole parameter: who has it does not matter.
+#[test]
+fn moments_of_8_bits_do_not_depend_on_the_ranks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = pipeline::cache(folder.path(), "0..0.03", &[]);
+    let common = ["--set", "optimiser.moments=int8", "--set", "size.d_features=63"];
+    let of = |name: &str, strategy: &[&str], ranks| run(&cache, folder.path(), name, &[&common[..], strategy].concat(), ranks);
+    let single = weights(&of("single", &[], 1));
+    let run = of("feature", &["--strategy", "feature-sharded"], 3);
+    let compare = |run: &Path, what: &str| {
+        for ((file, one), (_, other)) in weights(run).iter().zip(&single) {
+            let apart = apart(one, other);
+            // Where two sums differ in their last bits, a number may be rounded to the other side.
+            assert!(apart < 1e-2, "{what}, {file}: {apart:e}");
+        }
+    };
+    compare(&run, "three ranks");
+    fs::remove_dir_all(run.join("final")).expect("removes");
+    resume(&cache, &run, &["--strategy", "hybrid", "--set", "strategy.feature=2"], 4);
+    compare(&run, "then four");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod bench;
 mod cache;
 mod demo;
 mod eval;
+mod export;
 mod launch;
 mod model;
 mod plugins;
@@ -14,6 +15,7 @@ pub use bench::{BenchCacheArgs, BenchCodecArgs, BenchCommand, BenchForwardArgs, 
 pub use cache::{CacheArgs, CacheCommand, CacheFolderArgs, CacheStatsArgs, CacheWriteArgs};
 pub use demo::DemoArgs;
 pub use eval::EvalArgs;
+pub use export::ExportArgs;
 pub use launch::LaunchArgs;
 pub use model::{ActivationsArgs, GenerateArgs, ModelCommand, ModelPlace, ShowArgs};
 pub use plugins::{PluginsCheckArgs, PluginsCommand, PluginsNewArgs, PluginsProbeArgs, PluginsShowArgs};
@@ -76,6 +78,8 @@ pub enum Command {
     Launch(LaunchArgs),
     /// Evaluate a transcoder on held-out text.
     Eval(EvalArgs),
+    /// Take a transcoder out of a run or a checkpoint.
+    Export(ExportArgs),
     /// Look at a language model.
     #[command(subcommand)]
     Model(ModelCommand),

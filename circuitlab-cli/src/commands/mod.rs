@@ -5,6 +5,7 @@ mod cache;
 mod cache_stats;
 mod demo;
 mod eval;
+mod export;
 mod generate;
 #[cfg(unix)]
 mod launch;
@@ -48,6 +49,7 @@ pub(crate) fn run(cli: &Cli, context: &Context) -> anyhow::Result<()> {
         #[cfg(not(unix))]
         Command::Launch(_) => Err(anyhow::anyhow!("`launch` needs a Unix system; start each rank by itself, with RANK and WORLD_SIZE")),
         Command::Eval(args) => eval::run(args, context),
+        Command::Export(args) => export::run(args, context),
         Command::Model(command) => model::run(command, context),
         Command::Plugins(command) => plugins::run(command, context),
         Command::Bench(command) => bench::run(command, context),

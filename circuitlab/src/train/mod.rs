@@ -19,6 +19,7 @@ pub(crate) mod step;
 mod stop;
 mod trainer;
 
+pub(crate) use checkpoint::{newest_checkpoint, written_files};
 pub use config::{
     ActivationsConfig, CheckpointConfig, ComputeConfig, DataConfig, InitConfig, MetricsConfig, MomentKind, OptimiserConfig, ScheduleConfig,
     SizeConfig, SparsityConfig, TrainConfig,

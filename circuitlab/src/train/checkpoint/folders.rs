@@ -18,6 +18,11 @@ pub(in crate::train) fn newest(checkpoints: &Path) -> Result<Option<PathBuf>> {
     Ok(all(checkpoints)?.pop())
 }
 
+/// The newest checkpoint of a run folder, if there is one.
+pub(crate) fn newest_checkpoint(run: &Path) -> Result<Option<PathBuf>> {
+    newest(&run.join("checkpoints"))
+}
+
 /// Removes all but the newest `keep`, and what a killed process left half-written.
 pub(in crate::train) fn prune(checkpoints: &Path, keep: usize) -> Result<()> {
     let whole = all(checkpoints)?;

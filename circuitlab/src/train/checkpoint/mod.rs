@@ -12,7 +12,9 @@ mod read;
 mod state;
 mod write;
 
+pub(crate) use folders::newest_checkpoint;
 pub(super) use folders::{newest, place, prune};
 pub(super) use read::Checkpoint;
+pub(crate) use state::written_files;
 pub(super) use state::{FORMAT, SavedState};
 pub(super) use write::{TrainTensor, commit};

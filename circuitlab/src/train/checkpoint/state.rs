@@ -15,7 +15,7 @@ use crate::cache::SamplerState;
 pub(in crate::train) const FORMAT: u32 = 2;
 
 /// What a rank wrote, by file.
-pub(super) type Written = BTreeMap<PathBuf, Vec<WrittenRows>>;
+pub(crate) type Written = BTreeMap<PathBuf, Vec<WrittenRows>>;
 
 /// Where a run stands, and what its files were when they were written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,4 +77,16 @@ impl SavedState {
         }
         Ok(serde_json::from_str(&text).map_err(damaged)?)
     }
+}
+
+/// What was written into each file of a checkpoint, by all ranks; nothing of a folder that is no checkpoint.
+pub(crate) fn written_files(folder: &Path) -> Result<Option<Written>> {
+    if !SavedState::path(folder).exists() {
+        return Ok(None);
+    }
+    let mut all = Written::new();
+    for (file, rows) in SavedState::read(folder)?.written.into_iter().flatten() {
+        all.entry(file).or_default().extend(rows);
+    }
+    Ok(Some(all))
 }
