@@ -213,26 +213,28 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Saves into a folder as so many processes.
-    fn save(&self, folder: &Path, scales: Scales<'_>, processes: usize) {
+    /// Saves into a folder as every rank of a mesh, each with what it owns alone.
+    fn save(&self, folder: &Path, scales: Scales<'_>, meshes: &[Mesh]) {
         std::fs::create_dir_all(folder).expect("a folder that can be written");
-        let as_rank = |rank| Saving {
-            transcoder: &*self.transcoder,
-            activation: self.activation,
-            dims: DIMS,
-            scales,
-            specs: self.params.specs(),
-            params: &self.params,
-            mesh: Mesh { data: Axis { rank, size: processes }, ..Mesh::SINGLE },
-        };
-        if processes == 1 {
-            return as_rank(0).into_folder(folder).expect("a folder that can be written");
+        let files = self.transcoder.files(DIMS, self.activation, Kind::Double).expect("small sizes");
+        for file in &files {
+            file.create(folder).expect("a folder that can be written");
         }
-        let files = as_rank(0).files().expect("small sizes");
-        files.iter().for_each(|file| file.create(folder).expect("a folder that can be written"));
-        for rank in 0..processes {
+        let specs = self.params.specs();
+        for mesh in meshes {
+            let own = specs.iter().zip(self.params.values()).map(|(spec, value)| spec.narrow(value, mesh).expect("its own features"));
+            let params = Parameters::new(specs.iter().map(|spec| spec.part(mesh)).collect(), own.collect()).expect("fits");
+            let saving = Saving {
+                transcoder: &*self.transcoder,
+                activation: self.activation,
+                dims: DIMS,
+                scales,
+                specs,
+                params: &params,
+                mesh: *mesh,
+            };
             let mut writer = FolderWriter::open(folder, &files).expect("files that were made");
-            as_rank(rank).write(&mut writer).expect("its own layout");
+            saving.write(&mut writer).expect("its own layout");
             writer.finish().expect("a folder that can be written");
         }
     }
@@ -241,7 +243,7 @@ impl<'a> Case<'a> {
         let scales = |index| Vec::<f64>::try_from(noise(&[DIMS.layers as i64], index).abs() + 0.5).expect("one axis");
         let (inputs, targets) = (scales(5), scales(6));
         let scales = Scales { inputs: &inputs, targets: &targets };
-        self.save(scratch, scales, 1);
+        self.save(scratch, scales, &[Mesh::SINGLE]);
         let jumps = has_jump_form(self.activation).expect("a form or none");
         assert_eq!(
             self.transcoder.has_thresholds(scratch).expect("its own files"),
@@ -259,18 +261,26 @@ impl<'a> Case<'a> {
         assert!(apart < 1e-9, "a folder is read back, and takes and gives raw rows; {apart} apart");
         let too_few = Scales { inputs: &[1.0], targets: &[1.0] };
         assert!(self.transcoder.saved(DIMS, 0, &self.params, self.activation, too_few).is_err(), "one scale is not enough");
-        self.check_processes(scratch, scales);
+        self.check_ranks(scratch, scales);
     }
 
     /// However the features are shared out among those who save, the files are the same.
-    fn check_processes(&self, scratch: &Path, scales: Scales<'_>) {
+    fn check_ranks(&self, scratch: &Path, scales: Scales<'_>) {
         let files = self.transcoder.files(DIMS, self.activation, Kind::Double).expect("small sizes");
-        for processes in [3, DIMS.d_features + 2] {
-            let shared = scratch.join(format!("by-{processes}"));
-            self.save(&shared, scales, processes);
+        for (data, feature, sharded) in
+            [(3, 1, false), (1, 3, false), (2, 2, false), (3, 1, true), (2, 2, true), (DIMS.d_features + 2, 1, true)]
+        {
+            let place = |rank| Mesh {
+                data: Axis { rank: rank / feature, size: data },
+                feature: Axis { rank: rank % feature, size: feature },
+                sharded,
+            };
+            let meshes: Vec<Mesh> = (0..data * feature).map(place).collect();
+            let shared = scratch.join(format!("{data}x{feature}-{sharded}"));
+            self.save(&shared, scales, &meshes);
             for layout in &files {
                 let [one, many] = [scratch, &shared].map(|folder| std::fs::read(folder.join(&layout.file)).expect("its own files"));
-                assert!(one == many, "`{}` depends on how many write it", layout.file.display());
+                assert!(one == many, "`{}` depends on the ranks that write it: {data} x {feature}", layout.file.display());
             }
         }
     }
