@@ -10,6 +10,8 @@
 mod folders;
 mod read;
 mod state;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub(crate) use folders::newest_checkpoint;
