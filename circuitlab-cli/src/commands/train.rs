@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use circuitlab::sink::{Record, names};
-use circuitlab::train::{Memory, Plan, PlanFor, TrainConfig, TrainRequest, TrainSummary, TrainedClt};
+use circuitlab::train::{Exchange, Memory, Plan, PlanFor, TrainConfig, TrainRequest, TrainSummary, TrainedClt};
 use serde_json::{Value, json};
 
 use super::{Context, resume};
@@ -88,6 +88,7 @@ fn cost(plan: &Plan) -> String {
     rows.push(("each checkpoint".to_owned(), human::bytes(plan.checkpoint_bytes)));
     rows.push(("disk at most".to_owned(), human::bytes(plan.disk_bytes)));
     rows.extend(work(plan));
+    rows.extend(communication(&plan.communication));
     let mut table = Table::new(["dry run", "nothing was written"]);
     for (name, value) in rows {
         table.row([name, value]);
@@ -105,9 +106,9 @@ fn memory(memory: &Memory) -> impl Iterator<Item = (String, String)> {
         ("master copies", memory.masters),
         ("moments", memory.moments),
         ("gradients", memory.gradients),
-        ("largest layer, gathered", memory.gathered),
+        ("two layers, gathered", memory.gathered),
         ("activations of a step", memory.activations),
-        ("copy to save", memory.saving),
+        ("pieces to save", memory.saving),
         ("batches", memory.batches),
         ("windows of chunks", memory.windows),
         ("before the first step", memory.start),
@@ -140,6 +141,13 @@ fn work(plan: &Plan) -> impl Iterator<Item = (String, String)> {
     .into_iter()
     .chain(rates)
     .chain(plan.dense_flop.map(|flop| ("dense FLOP of the run".to_owned(), human::count(flop))))
+}
+
+/// What a rank sends in a step; nothing where there is nobody to send it to.
+fn communication(exchanges: &[Exchange]) -> impl Iterator<Item = (String, String)> {
+    let all = exchanges.iter().map(|exchange| exchange.bytes).sum::<u64>();
+    let parts = exchanges.iter().map(|Exchange { axis, operation, bytes }| (format!("  over {axis}, {operation}"), human::bytes(*bytes)));
+    (all > 0).then(|| ("communication of a step, sent by a rank".to_owned(), human::bytes(all))).into_iter().chain(parts)
 }
 
 fn print(summary: &TrainSummary, args: &TrainArgs, context: &Context) -> anyhow::Result<()> {

@@ -26,7 +26,7 @@ pub use config::{
 };
 pub use metrics::{Interval, StepMetrics, variance};
 pub use optimiser::{Adam, clip_scale, global_norm};
-pub use plan::{Layout, Memory, Plan, PlanFor, Rates, Work, plan};
+pub use plan::{Exchange, Layout, Memory, Plan, PlanFor, Rates, Work, plan};
 pub use schedule::Schedule;
 pub use several::CltConfig;
 pub use trainer::{TrainRequest, TrainSummary, TrainedClt, train};

@@ -2,6 +2,7 @@
 
 mod layout;
 mod memory;
+mod traffic;
 mod work;
 
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use circuitlab_core::sparsity::has_threshold_form;
 use circuitlab_core::{Axis, Dims, ParallelismStrategy, ParameterSpec, Precision, SparsityActivation, Spec, Transcoder};
 use serde::Serialize;
-use tch::Device;
+use tch::{Device, Kind};
 
 use super::config::{MomentKind, TrainConfig};
 use super::resume::resolve;
@@ -22,9 +23,11 @@ use crate::{Error, Result};
 
 pub use layout::Layout;
 pub use memory::Memory;
+pub use traffic::Exchange;
 pub use work::{Rates, Work};
 
 use memory::Sizes;
+use traffic::Traffic;
 
 /// What a plan is made for, beside what the run itself says.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,6 +75,8 @@ pub struct Plan {
     pub disk_bytes: u64,
     /// The arithmetic of a step, of each rank.
     pub step: Work,
+    /// What a rank sends in a step, by axis and operation. Records and checkpoints, which are not of every step, come on top.
+    pub communication: Vec<Exchange>,
     /// Floating-point operations of the whole run's products on all ranks, all of them dense.
     pub dense_flop: Option<f64>,
 }
@@ -95,7 +100,8 @@ pub fn plan(request: &TrainRequest<'_>, plan_for: &PlanFor) -> Result<Plan> {
     let members = config.members()?.into_iter().map(|(_, member)| member_cost(request, plan_for, &member, layout));
     let mut members = members.collect::<Result<Vec<_>>>()?.into_iter();
     let first = members.next().ok_or_else(|| Error::Invalid("there is nothing to train".to_owned()))?;
-    let MemberCost { parameters, memory, step, checkpoint_bytes, result_bytes, rows, rates } =
+    let Dims { layers, d_model, .. } = first.dims;
+    let MemberCost { parameters, memory, step, traffic, checkpoint_bytes, result_bytes, rows, rates, .. } =
         members.fold(first, |sum, member| sum.with(&member));
     let step = rates.map_or(step, |rates| step.at(rates));
     let schedule = (rows.is_some() || config.schedule.steps.is_some()).then(|| Schedule::new(&config, rows.unwrap_or(0))).transpose()?;
@@ -113,15 +119,18 @@ pub fn plan(request: &TrainRequest<'_>, plan_for: &PlanFor) -> Result<Plan> {
         disk_bytes: (config.checkpoint.keep as u64 + 1) * checkpoint_bytes + result_bytes,
         dense_flop: steps.map(|steps| steps as f64 * step.dense_flop * layout.ranks() as f64),
         step,
+        communication: traffic.with(&Traffic::of_stream(layers, d_model, layout)).into_exchanges(),
         config,
     })
 }
 
 /// The cost of one transcoder, or of several on one stream.
 struct MemberCost {
+    dims: Dims,
     parameters: u64,
     memory: Memory,
     step: Work,
+    traffic: Traffic,
     checkpoint_bytes: u64,
     result_bytes: u64,
     /// Of an epoch, where there is a cache.
@@ -137,6 +146,7 @@ impl MemberCost {
             parameters: self.parameters + other.parameters,
             memory: self.memory.with(&other.memory),
             step: self.step.with(&other.step),
+            traffic: self.traffic.with(&other.traffic),
             checkpoint_bytes: self.checkpoint_bytes + other.checkpoint_bytes,
             result_bytes: self.result_bytes + other.result_bytes,
             ..self
@@ -148,6 +158,15 @@ impl MemberCost {
 fn works_on_entries(config: &TrainConfig, activation: &dyn SparsityActivation) -> Result<bool> {
     let dense = config.transcoder.settings.get("step").is_some_and(|form| form == "dense");
     Ok(!dense && has_threshold_form(activation)?)
+}
+
+/// Bytes of a term of the loss: loops of our own have it in 64 bits.
+fn term_bytes(config: &TrainConfig, activation: &dyn SparsityActivation) -> Result<u64> {
+    let (kind, device) = placement(config);
+    let by_libtorch = config.transcoder.settings.get("step").is_some_and(|form| form == "operations");
+    let by_loops = device == Device::Cpu && !by_libtorch && works_on_entries(config, activation)?;
+    let kind = if by_loops { Kind::Double } else { Precision::Full.kind(kind) };
+    Ok(kind.elt_size_in_bytes() as u64)
 }
 
 fn member_cost(request: &TrainRequest<'_>, plan_for: &PlanFor, config: &TrainConfig, layout: Layout) -> Result<MemberCost> {
@@ -184,12 +203,21 @@ fn member_cost(request: &TrainRequest<'_>, plan_for: &PlanFor, config: &TrainCon
         windows,
         process: memory::process(),
     });
+    let traffic = Traffic::of_transcoder(&traffic::Sizes {
+        specs: &specs,
+        dims,
+        layout,
+        kind,
+        batch_rows: config.data.batch_rows,
+        pieces: pieces as usize,
+        term_bytes: term_bytes(config, &*activation)?,
+    });
     let parameters: u64 = specs.iter().map(|spec| spec.shape.iter().product::<i64>().unsigned_abs()).sum();
     // The transcoder; and to go on with parameters, two moments and how long each feature has been silent.
     let (result_bytes, counters) = (full * parameters, 8 * (dims.layers * dims.d_features) as u64);
     let moments = (2.0 * moment_bytes * parameters as f64) as u64;
     let checkpoint_bytes = result_bytes + full * parameters + moments + counters;
-    Ok(MemberCost { parameters, memory, step, checkpoint_bytes, result_bytes, rows, rates })
+    Ok(MemberCost { dims, parameters, memory, step, traffic, checkpoint_bytes, result_bytes, rows, rates })
 }
 
 /// Bytes of a number of a moment, the mean over all parameters.

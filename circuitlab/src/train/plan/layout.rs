@@ -79,10 +79,15 @@ impl Layout {
         rows_of(spec, if spec.per_feature { self.feature } else { 1 })
     }
 
+    /// Whether a parameter is split over the data axis too: vectors are not worth the messages.
+    pub(super) fn splits(self, spec: &ParameterSpec) -> bool {
+        self.sharded && spec.per_feature && spec.shape.len() > 1
+    }
+
     /// Numbers of a parameter that a rank keeps and steps.
     pub(super) fn owned(self, spec: &ParameterSpec) -> u64 {
-        let shards = if self.sharded { self.data } else { 1 };
-        rows_of(spec, if spec.per_feature { self.feature.saturating_mul(shards) } else { shards })
+        // As of two divisions that round up one after the other.
+        if self.splits(spec) { rows_of(spec, self.feature.saturating_mul(self.data)) } else { self.used(spec) }
     }
 }
 
@@ -161,6 +166,8 @@ mod tests {
         let layout = |data, feature, sharded| Layout { data, feature, sharded };
         assert_eq!((layout(2, 4, false).used(&spec(true)), layout(2, 4, false).owned(&spec(true))), (36, 36));
         assert_eq!((layout(2, 4, true).used(&spec(true)), layout(2, 4, true).owned(&spec(true))), (36, 24));
-        assert_eq!((layout(2, 4, true).used(&spec(false)), layout(2, 4, true).owned(&spec(false))), (120, 60));
+        assert_eq!((layout(2, 4, true).used(&spec(false)), layout(2, 4, true).owned(&spec(false))), (120, 120));
+        let vector = ParameterSpec { shape: vec![10], ..spec(true) };
+        assert_eq!((layout(2, 4, true).used(&vector), layout(2, 4, true).owned(&vector)), (3, 3));
     }
 }

@@ -15,6 +15,9 @@ const FIRST_BATCHES: u64 = 2;
 /// What setting biases takes at a time beside its rows.
 const QUANTILE_BYTES: u64 = 16 << 22;
 
+/// What a checkpoint is written in.
+const PIECE_BYTES: u64 = 64 << 20;
+
 /// Lists of entries have room for as many as the features so far let expect, and lie between each other in memory.
 const LISTED: f64 = 1.1;
 
@@ -53,12 +56,12 @@ pub struct Memory {
     pub moments: u64,
     /// Gradients.
     pub gradients: u64,
-    /// The largest layer's parameters and gradients in one piece, where ranks keep shards of them.
+    /// The weights of two layers in one piece and their gradients on the way, where ranks keep shards of them: one layer's come or go
+    /// while the other is computed with.
     pub gathered: u64,
     /// What a step makes along its way.
     pub activations: u64,
-    /// When a checkpoint or the result is saved: a copy of the parameters with the normalisation folded in, and the largest once more,
-    /// as it is made.
+    /// When a checkpoint or the result is saved: the pieces that it is written in.
     pub saving: u64,
     /// Batches; in the host's memory.
     pub batches: u64,
@@ -78,18 +81,19 @@ impl Memory {
         let sum = |bytes_of: &dyn Fn(&ParameterSpec) -> u64| specs.iter().map(|spec| layout.owned(spec) * bytes_of(spec)).sum::<u64>();
         let owned = sum(&|_| 1);
         let gathered = |layer| {
-            let of_layer = specs.iter().filter(|spec| spec.layer == layer);
+            let of_layer = specs.iter().filter(|spec| spec.layer == layer && layout.splits(spec));
             of_layer.map(|spec| layout.used(spec) * (own(spec) + full)).sum::<u64>()
         };
+        let pairs = (0..sizes.dims.layers).map(|layer| gathered(layer) + if layer > 0 { gathered(layer - 1) } else { 0 });
         let row = (sizes.dims.layers * sizes.dims.d_model) as u64;
         Self {
             weights: sum(&own),
             masters: sum(&|spec| if own(spec) < full { full } else { 0 }),
             moments: (2.0 * sizes.moment_bytes * owned as f64) as u64,
             gradients: owned * full,
-            gathered: if layout.sharded { (0..sizes.dims.layers).map(gathered).max().unwrap_or(0) } else { 0 },
+            gathered: pairs.max().unwrap_or(0),
             activations: activations(sizes),
-            saving: (owned + specs.iter().map(|spec| layout.owned(spec)).max().unwrap_or(0)) * full,
+            saving: PIECE_BYTES,
             batches: BATCHES * sizes.batch_rows * row * 2 * 4,
             windows: sizes.windows,
             process: sizes.process,
@@ -216,8 +220,9 @@ mod tests {
         assert_eq!((got.weights, got.masters, got.moments, got.gradients, got.gathered), (4 * 184, 0, 8 * 184, 4 * 184, 0));
         // 10 rows of 2 x 4 x 3 floats, and 160 entries: a quarter active at 8 bytes, and 4 more in one layer; three eighths known by row.
         assert_eq!(got.activations, 10 * (2 * 4 * 3 * 4) + (40 * 8 + 20 * 4 + 60 * 4) * 11 / 10);
-        assert_eq!((got.saving, got.batches, got.start), (4 * (184 + 64), 4 * 10 * 8 * 2 * 4, 2 * 100 * 8 * 2 * 4 + (16 << 22)));
-        assert_eq!(got.peak(Device::Cpu), 5000 + 1000 + got.weights + got.start, "the start takes most of so small a run");
+        assert_eq!((got.saving, got.batches, got.start), (64 << 20, 4 * 10 * 8 * 2 * 4, 2 * 100 * 8 * 2 * 4 + (16 << 22)));
+        let short = Memory { saving: 0, ..got };
+        assert_eq!(short.peak(Device::Cpu), 5000 + 1000 + got.weights + got.start, "the start takes most of so small a run");
         let state = got.weights + got.moments + got.gradients + got.activations + got.saving;
         assert_eq!((got.peak(Device::Cuda(0)), got.host(Device::Cpu)), (state, None));
         assert_eq!(got.host(Device::Cuda(0)), Some(6000 + got.start));
@@ -245,8 +250,9 @@ mod tests {
         // Half of 8 features; the 2 x 4 numbers of b_dec are everywhere.
         assert_eq!(split.weights, 4 * ((184 - 8) / 2 + 8));
         let sharded = memory(Kind::Float, Layout { data: 2, feature: 1, sharded: true }, Some(0.0), 4.0);
-        assert_eq!((sharded.weights, sharded.moments, sharded.gradients), (4 * 92, 8 * 92, 4 * 92));
-        assert_eq!(sharded.gathered, 108 * 8, "the first layer is the larger");
+        // Of 160 weights half; 24 biases are everywhere.
+        assert_eq!((sharded.weights, sharded.moments, sharded.gradients), (4 * 104, 8 * 104, 4 * 104));
+        assert_eq!(sharded.gathered, 160 * 8, "both layers are there at a time");
         assert_eq!(sharded.batches, 4 * 5 * 8 * 2 * 4);
     }
 
