@@ -32,6 +32,7 @@
 //! **Ending.** Dropping a group never waits for ranks that do not answer: what is still under way is left to a thread that the end of the
 //! process takes along.
 
+mod device;
 mod environment;
 mod ffi;
 mod group;

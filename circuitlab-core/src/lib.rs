@@ -32,6 +32,7 @@ pub mod tensors;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod text;
+pub mod traffic;
 pub mod transcoder;
 
 pub use codec::{ActivationCodec, BlockShape, CodecChain, CodecInput};

@@ -3,8 +3,9 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
+use crate::traffic::Traffic;
 use crate::{Error, Result};
 
 /// One axis of the mesh, as one rank sees it.
@@ -103,6 +104,22 @@ pub trait ParallelismStrategy: Debug + Send + Sync {
     /// # Errors
     /// A rank that does not answer.
     fn barrier(&self) -> Result<()>;
+
+    /// The device that this rank computes on where the run is to compute on `asked`: of several ranks on a host each may have its own.
+    ///
+    /// # Errors
+    /// A rank that there is no device for.
+    fn device(&self, asked: Device) -> Result<Device> {
+        Ok(asked)
+    }
+
+    /// What this rank has sent so far, by axis and operation. Nothing where it is not counted.
+    ///
+    /// # Errors
+    /// A strategy that cannot say.
+    fn traffic(&self) -> Result<Vec<Traffic>> {
+        Ok(Vec::new())
+    }
 }
 
 /// A share of `rows` with zeros in the place of the others, of a type that can be added up.

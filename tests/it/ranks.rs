@@ -59,11 +59,11 @@ pub(crate) fn weights(run: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Every figure of a run but those of its pace, in order.
+/// Every figure of a run but those of its pace and of what its ranks said to each other, in order.
 fn figures(run: &Path) -> Vec<(String, f64)> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
     let record = |line: &str| serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(line).expect("a record");
-    let flat = text.lines().flat_map(record).filter(|(name, _)| !name.starts_with("throughput/"));
+    let flat = text.lines().flat_map(record).filter(|(name, _)| !["throughput/", "communication/"].iter().any(|own| name.starts_with(own)));
     flat.map(|(name, value)| (name, value.as_f64().unwrap_or(f64::NAN))).collect()
 }
 

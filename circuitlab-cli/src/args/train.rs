@@ -62,9 +62,49 @@ pub struct TrainArgs {
     /// With `--dry-run`: active features of a layer on a row, which the cost of a sparse step is for.
     #[arg(long, value_name = "FEATURES", requires = "dry_run", default_value_t = PlanFor::default().l0)]
     pub l0: f64,
+    /// With `--dry-run`: look for the largest transcoder that fits ranks of so much memory, such as `80GB`, under each strategy.
+    #[arg(long, value_name = "BYTES", requires = "dry_run", value_parser = bytes)]
+    pub memory: Option<u64>,
+}
+
+/// `80GB`, `1.5 GiB`, or bytes.
+fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 9] = [
+        ("kB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("TB", 1e12),
+        ("KiB", 1024.0),
+        ("MiB", 1_048_576.0),
+        ("GiB", 1_073_741_824.0),
+        ("TiB", 1_099_511_627_776.0),
+        ("B", 1.0),
+    ];
+    let unit = UNITS.iter().find_map(|(unit, size)| text.strip_suffix(unit).map(|number| (number, *size)));
+    let (number, size) = unit.unwrap_or((text, 1.0));
+    let bytes = number.trim().parse::<f64>().ok().map(|number| number * size);
+    match bytes {
+        Some(bytes) if (1.0..1e18).contains(&bytes) => Ok(bytes as u64),
+        _ => Err("expected an amount of memory, such as `80GB` or `24GiB`".to_owned()),
+    }
 }
 
 fn shape(text: &str) -> Result<(usize, usize), String> {
     let sizes = text.split_once('x').and_then(|(layers, d_model)| Some((layers.parse().ok()?, d_model.parse().ok()?)));
     sizes.ok_or_else(|| "expected LAYERSxD_MODEL, such as `16x2048`".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn amounts_of_memory_are_read() {
+        for (text, want) in [("80GB", 80_000_000_000), ("24 GiB", 24 << 30), ("1.5MiB", 3 << 19), ("4096", 4096), ("7B", 7)] {
+            assert_eq!(bytes(text), Ok(want), "{text}");
+        }
+        for text in ["", "GB", "-1GB", "80 G", "1e30", "nan", "inf", "0"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
 }

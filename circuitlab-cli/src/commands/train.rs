@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use circuitlab::sink::{Record, names};
-use circuitlab::train::{Exchange, Memory, Plan, PlanFor, TrainConfig, TrainRequest, TrainSummary, TrainedClt};
+use circuitlab::train::{Exchange, Largest, Memory, Plan, PlanFor, TrainConfig, TrainRequest, TrainSummary, TrainedClt};
 use serde_json::{Value, json};
 
 use super::{Context, resume};
@@ -25,9 +25,9 @@ pub(super) fn run(args: &TrainArgs, context: &Context) -> anyhow::Result<()> {
         stop: None,
     };
     if args.dry_run {
-        let plan_for = PlanFor { ranks: args.ranks, layout: args.mesh, shape: args.shape, l0: args.l0 };
+        let plan_for = PlanFor { ranks: args.ranks, layout: args.mesh, shape: args.shape, l0: args.l0, memory: args.memory };
         let plan = circuitlab::train::plan(&request, &plan_for)?;
-        return context.print(&plan, || cost(&plan));
+        return context.print(&plan, || cost(&plan, args.memory));
     }
     request.stop = Some(signals::asks_to_stop()?);
     let summary = circuitlab::train::train(&request)?;
@@ -74,7 +74,7 @@ fn config(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
     Ok(circuitlab::config::resolve(args.config.as_deref(), &overrides(args), presets)?)
 }
 
-fn cost(plan: &Plan) -> String {
+fn cost(plan: &Plan, memory_of_rank: Option<u64>) -> String {
     let unknown = || "not known without a cache".to_owned();
     let mut rows = vec![
         ("parameters".to_owned(), human::whole(plan.parameters)),
@@ -89,6 +89,7 @@ fn cost(plan: &Plan) -> String {
     rows.push(("disk at most".to_owned(), human::bytes(plan.disk_bytes)));
     rows.extend(work(plan));
     rows.extend(communication(&plan.communication));
+    rows.extend(largest(&plan.largest, memory_of_rank));
     let mut table = Table::new(["dry run", "nothing was written"]);
     for (name, value) in rows {
         table.row([name, value]);
@@ -148,6 +149,20 @@ fn communication(exchanges: &[Exchange]) -> impl Iterator<Item = (String, String
     let all = exchanges.iter().map(|exchange| exchange.bytes).sum::<u64>();
     let parts = exchanges.iter().map(|Exchange { axis, operation, bytes }| (format!("  over {axis}, {operation}"), human::bytes(*bytes)));
     (all > 0).then(|| ("communication of a step, sent by a rank".to_owned(), human::bytes(all))).into_iter().chain(parts)
+}
+
+/// The largest size under each strategy.
+fn largest(found: &[Largest], memory_of_rank: Option<u64>) -> impl Iterator<Item = (String, String)> {
+    let title = memory_of_rank.map(|bytes| (format!("largest `size.expansion` in {} a rank", human::bytes(bytes)), String::new()));
+    let of_way = |way: &Largest| {
+        let value = match (way.expansion, way.memory_bytes, &way.refused) {
+            (Some(expansion), Some(bytes), _) => format!("{expansion} ({})", human::bytes(bytes)),
+            (_, _, Some(refused)) => refused.clone(),
+            _ => "not even 1 fits".to_owned(),
+        };
+        (format!("  {} ({})", way.strategy, way.layout), value)
+    };
+    title.into_iter().chain(found.iter().map(of_way))
 }
 
 fn print(summary: &TrainSummary, args: &TrainArgs, context: &Context) -> anyhow::Result<()> {

@@ -13,6 +13,7 @@ use crate::model::{ModelInfo, Past};
 use crate::params::{ParameterSpec, Parameters};
 use crate::sparsity::{Activated, ActivationGradients, ActivationParameter, BackwardInput, JumpForm, PenaltyWeights, ThresholdForm};
 use crate::tensors::{FileLayout, TensorLayout};
+use crate::traffic::Traffic;
 use crate::transcoder::{Batch, Dims, SavedRows, Scales, StageCost, StepContext, StepOutput};
 use crate::{Content, Documents, Error, Mesh, Piece, Record, Result, TextInput};
 
@@ -45,7 +46,7 @@ const fn digest() -> u64 {
         StepOutput
     );
     whole!(SavedRows, Scales<'static>, FileLayout, TensorLayout, tch::Kind);
-    whole!(Content, Piece, TextInput);
+    whole!(Content, Piece, TextInput, Traffic, tch::Device);
     whole!(Activated, ActivationGradients, ActivationParameter, BackwardInput<'static>, PenaltyWeights);
     whole!(JumpForm, ThresholdForm, Option<ThresholdForm>);
     fields!(
@@ -64,6 +65,7 @@ const fn digest() -> u64 {
         TensorLayout { name, shape, kind },
         ModelInfo { family, name, fingerprint, layers, d_model, heads, vocabulary, context, bos, eos, stops },
         Past { tokens, layers },
+        Traffic { axis, collective, calls, bytes },
     );
     hash.0
 }

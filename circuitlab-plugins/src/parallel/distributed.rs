@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use circuitlab_c10d::{Environment, Limits, ProcessGroup, Reduction, Traffic, World};
+use circuitlab_c10d::{Environment, Limits, Operation, ProcessGroup, Reduction, World};
 use circuitlab_core::parallel::MeshAxis;
+use circuitlab_core::traffic::{Collective, Traffic};
 use circuitlab_core::{Axis, Error, Mesh, ParallelismStrategy, Result};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// How long a strategy waits for other ranks, in seconds; see its settings of the same names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +84,7 @@ pub(super) fn wrong(strategy: &str, key: &str, message: &str) -> Error {
 #[derive(Debug)]
 pub struct Distributed {
     mesh: Mesh,
+    environment: Environment,
     all: ProcessGroup,
     data: ProcessGroup,
     feature: ProcessGroup,
@@ -116,12 +118,7 @@ impl Distributed {
         let rows = along(&format!("data {}", place[1]), data, (0..data).map(|other| other * feature + place[1]).collect())?;
         let features = along(&format!("feature {}", place[0]), feature, (0..feature).map(|other| place[0] * feature + other).collect())?;
         let mesh = Mesh { data: Axis { rank: place[0], size: data }, feature: Axis { rank: place[1], size: feature }, sharded: false };
-        Ok(Self { mesh, all, data: rows, feature: features, _world: world })
-    }
-
-    /// What this rank has sent along an axis. Where all ranks are on one axis, barriers count there too.
-    pub fn traffic(&self, axis: MeshAxis) -> Traffic {
-        self.group(axis).traffic()
+        Ok(Self { mesh, environment: environment.clone(), all, data: rows, feature: features, _world: world })
     }
 
     fn group(&self, axis: MeshAxis) -> &ProcessGroup {
@@ -172,6 +169,24 @@ impl ParallelismStrategy for Distributed {
 
     fn barrier(&self) -> Result<()> {
         self.all.barrier()
+    }
+
+    fn device(&self, asked: Device) -> Result<Device> {
+        self.environment.device(asked)
+    }
+
+    fn traffic(&self) -> Result<Vec<Traffic>> {
+        let kinds = [
+            (Operation::AllReduce, Collective::Sum),
+            (Operation::AllGather, Collective::Gather),
+            (Operation::ReduceScatter, Collective::Scatter),
+        ];
+        let axes = [MeshAxis::Data, MeshAxis::Feature].into_iter().filter(|axis| self.mesh.axis(*axis).size > 1);
+        let along = |axis| {
+            let sent = self.group(axis).traffic();
+            kinds.map(|(operation, collective)| Traffic { axis, collective, calls: sent.calls(operation), bytes: sent.bytes(operation) })
+        };
+        Ok(axes.flat_map(along).collect())
     }
 }
 

@@ -18,6 +18,8 @@ pub const LAMBDA: &str = "schedule/lambda";
 pub const TOKENS_PER_SECOND: &str = "throughput/tokens_per_second";
 /// The share of the time that a run waited for rows of its cache.
 pub const DATA_WAIT_SHARE: &str = "throughput/data_wait_share";
+/// Bytes that the first rank sends to others in a step, as its strategy counts them.
+pub const SENT_BYTES_PER_STEP: &str = "communication/bytes_per_step";
 /// Model FLOP utilisation, as a share of the device's peak.
 pub const MODEL_FLOP_UTILISATION: &str = "throughput/model_flop_utilisation";
 

@@ -12,6 +12,7 @@ mod plan;
 mod ranks;
 mod resume;
 mod schedule;
+mod sent;
 mod several;
 mod source;
 mod state;
@@ -26,7 +27,7 @@ pub use config::{
 };
 pub use metrics::{Interval, StepMetrics, variance};
 pub use optimiser::{Adam, clip_scale, global_norm};
-pub use plan::{Exchange, Layout, Memory, Plan, PlanFor, Rates, Work, plan};
+pub use plan::{Exchange, Largest, Layout, Memory, Plan, PlanFor, Rates, Work, plan};
 pub use schedule::Schedule;
 pub use several::CltConfig;
 pub use trainer::{TrainRequest, TrainSummary, TrainedClt, train};

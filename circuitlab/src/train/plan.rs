@@ -1,5 +1,6 @@
 //! What a run would cost, found out without starting it.
 
+mod largest;
 mod layout;
 mod memory;
 mod traffic;
@@ -21,6 +22,7 @@ use super::step::pieces;
 use super::trainer::TrainRequest;
 use crate::{Error, Result};
 
+pub use largest::Largest;
 pub use layout::Layout;
 pub use memory::Memory;
 pub use traffic::Exchange;
@@ -40,11 +42,13 @@ pub struct PlanFor {
     pub shape: Option<(usize, usize)>,
     /// Active features of a layer on a row, which the cost of a sparse step depends on. Default: 32.
     pub l0: f64,
+    /// Bytes of a rank where it computes, for which the largest transcoder is looked for under each strategy.
+    pub memory: Option<u64>,
 }
 
 impl Default for PlanFor {
     fn default() -> Self {
-        Self { ranks: None, layout: None, shape: None, l0: 32.0 }
+        Self { ranks: None, layout: None, shape: None, l0: 32.0, memory: None }
     }
 }
 
@@ -77,6 +81,8 @@ pub struct Plan {
     pub step: Work,
     /// What a rank sends in a step, by axis and operation. Records and checkpoints, which are not of every step, come on top.
     pub communication: Vec<Exchange>,
+    /// The largest size under each strategy; nothing where the plan is for no amount of memory.
+    pub largest: Vec<Largest>,
     /// Floating-point operations of the whole run's products on all ranks, all of them dense.
     pub dense_flop: Option<f64>,
 }
@@ -91,12 +97,10 @@ pub fn plan(request: &TrainRequest<'_>, plan_for: &PlanFor) -> Result<Plan> {
     crate::device::set_threads(config.compute.threads)?;
     let (_, device) = placement(&config);
     let all_rows = config.data.batch_rows as u64;
-    if layout.data as u64 > all_rows {
-        return Err(Error::Invalid(format!(
-            "a batch of {all_rows} rows has none for some of {} ranks; make `data.batch_rows` larger",
-            layout.data
-        )));
-    }
+    let largest = match plan_for.memory {
+        Some(bytes) => largest::largest(&Subject::of(request, plan_for, &config)?, &config, layout.ranks(), bytes)?,
+        None => Vec::new(),
+    };
     let members = config.members()?.into_iter().map(|(_, member)| member_cost(request, plan_for, &member, layout));
     let mut members = members.collect::<Result<Vec<_>>>()?.into_iter();
     let first = members.next().ok_or_else(|| Error::Invalid("there is nothing to train".to_owned()))?;
@@ -120,6 +124,7 @@ pub fn plan(request: &TrainRequest<'_>, plan_for: &PlanFor) -> Result<Plan> {
         dense_flop: steps.map(|steps| steps as f64 * step.dense_flop * layout.ranks() as f64),
         step,
         communication: traffic.with(&Traffic::of_stream(layers, d_model, layout)).into_exchanges(),
+        largest,
         config,
     })
 }
@@ -169,53 +174,75 @@ fn term_bytes(config: &TrainConfig, activation: &dyn SparsityActivation) -> Resu
     Ok(kind.elt_size_in_bytes() as u64)
 }
 
-fn member_cost(request: &TrainRequest<'_>, plan_for: &PlanFor, config: &TrainConfig, layout: Layout) -> Result<MemberCost> {
-    let (kind, device) = placement(config);
-    let Subject { transcoder, activation, dims, rows, windows } = Subject::of(request, plan_for, config)?;
-    check_scope(&config.activation.name, activation.scope(), layout.data, layout.feature)?;
-    if let Some(rows) = rows {
-        Schedule::new(config, rows)?;
-    }
+/// What of a rank's memory the sizes decide.
+fn memory_of(subject: &Subject, dims: Dims, specs: &[ParameterSpec], config: &TrainConfig, layout: Layout) -> Result<Memory> {
+    check_scope(&config.activation.name, subject.activation.scope(), layout.data, layout.feature)?;
     if layout.feature > dims.d_features {
         return Err(Error::Invalid(format!("{} features are too few for {} feature ranks", dims.d_features, layout.feature)));
     }
+    if layout.data > config.data.batch_rows {
+        return Err(Error::Invalid(format!(
+            "a batch of {} rows has none for some of {} ranks; make `data.batch_rows` larger",
+            config.data.batch_rows, layout.data
+        )));
+    }
+    let batch_rows = rows_of_rank(config, layout);
+    let active_share = works_on_entries(config, &*subject.activation)?.then(|| config.init.share(dims.d_features as f64));
+    Ok(Memory::new(&Sizes {
+        specs,
+        dims,
+        layout,
+        kind: placement(config).0,
+        moment_bytes: moment_bytes(specs, config),
+        rows: batch_rows.div_ceil(micro_batches(config, layout) as u64),
+        batch_rows,
+        first_rows: (config.init.rows as u64).min(subject.rows.unwrap_or(u64::MAX)),
+        // More are active at the start than ever after.
+        active_share,
+        windows: subject.windows,
+        process: memory::process(),
+    }))
+}
+
+/// The most rows that a rank has of a batch.
+fn rows_of_rank(config: &TrainConfig, layout: Layout) -> u64 {
+    (config.data.batch_rows as u64).div_ceil(layout.data as u64)
+}
+
+fn micro_batches(config: &TrainConfig, layout: Layout) -> usize {
+    pieces(&config.data, Axis { rank: 0, size: layout.data })
+}
+
+fn member_cost(request: &TrainRequest<'_>, plan_for: &PlanFor, config: &TrainConfig, layout: Layout) -> Result<MemberCost> {
+    let (kind, device) = placement(config);
+    let subject = Subject::of(request, plan_for, config)?;
+    let Subject { transcoder, activation, dims, rows, .. } = &subject;
+    let (dims, rows) = (*dims, *rows);
+    if let Some(rows) = rows {
+        Schedule::new(config, rows)?;
+    }
+    let specs = transcoder.parameters(dims, &**activation)?;
+    let memory = memory_of(&subject, dims, &specs, config, layout)?;
     if plan_for.l0 > dims.d_features as f64 && plan_for.l0 > PlanFor::default().l0 {
         return Err(Error::Invalid(format!("l0: a layer has {} features, of which {} cannot be active", dims.d_features, plan_for.l0)));
     }
-    let specs = transcoder.parameters(dims, &*activation)?;
-    let batch_rows = (config.data.batch_rows as u64).div_ceil(layout.data as u64);
-    let pieces = pieces(&config.data, Axis { rank: 0, size: layout.data }) as u64;
-    let full = Precision::Full.kind(kind).elt_size_in_bytes() as u64;
-    let moment_bytes = moment_bytes(&specs, config);
-    let step = Work::new(&*transcoder, dims, layout, batch_rows, plan_for.l0, optimiser_bytes(&specs, layout, config))?;
+    let batch_rows = rows_of_rank(config, layout);
+    let step = Work::new(&**transcoder, dims, layout, batch_rows, plan_for.l0, optimiser_bytes(&specs, layout, config))?;
     let rates = (device == Device::Cpu).then(|| Rates::measure(dims, batch_rows, Precision::Full.kind(kind)));
-    let memory = Memory::new(&Sizes {
-        specs: &specs,
-        dims,
-        layout,
-        kind,
-        moment_bytes,
-        rows: batch_rows.div_ceil(pieces),
-        batch_rows,
-        first_rows: (config.init.rows as u64).min(rows.unwrap_or(u64::MAX)),
-        // More are active at the start than ever after.
-        active_share: works_on_entries(config, &*activation)?.then(|| config.init.share(dims.d_features as f64)),
-        windows,
-        process: memory::process(),
-    });
     let traffic = Traffic::of_transcoder(&traffic::Sizes {
         specs: &specs,
         dims,
         layout,
         kind,
         batch_rows: config.data.batch_rows,
-        pieces: pieces as usize,
-        term_bytes: term_bytes(config, &*activation)?,
+        pieces: micro_batches(config, layout),
+        term_bytes: term_bytes(config, &**activation)?,
     });
+    let full = Precision::Full.kind(kind).elt_size_in_bytes() as u64;
     let parameters: u64 = specs.iter().map(|spec| spec.shape.iter().product::<i64>().unsigned_abs()).sum();
     // The transcoder; and to go on with parameters, two moments and how long each feature has been silent.
     let (result_bytes, counters) = (full * parameters, 8 * (dims.layers * dims.d_features) as u64);
-    let moments = (2.0 * moment_bytes * parameters as f64) as u64;
+    let moments = (2.0 * moment_bytes(&specs, config) * parameters as f64) as u64;
     let checkpoint_bytes = result_bytes + full * parameters + moments + counters;
     Ok(MemberCost { dims, parameters, memory, step, traffic, checkpoint_bytes, result_bytes, rows, rates })
 }

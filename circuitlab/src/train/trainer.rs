@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use circuitlab_core::config::DeviceName;
 use circuitlab_core::error::catch_panic;
 use circuitlab_core::{Axis, Batch, ParallelismStrategy, Precision, Registry};
 
@@ -19,6 +20,7 @@ use super::pace::Pace;
 use super::ranks;
 use super::resume::{all_finished, continues, finished, folder, member_path, remove_run, resolve};
 use super::schedule::Schedule;
+use super::sent::Sent;
 use super::source;
 use super::state::{Parts, placement};
 use super::stop;
@@ -100,6 +102,7 @@ pub fn train(request: &TrainRequest<'_>) -> Result<TrainSummary> {
     let strategy: Arc<dyn ParallelismStrategy> = Arc::from(request.registry.build::<dyn ParallelismStrategy>(&config.strategy)?);
     // All ranks have looked whether the run folder is there before one of them makes it.
     strategy.barrier()?;
+    config.compute.device = DeviceName(strategy.device(config.compute.device.0)?);
     if continues && let Some(done) = all_finished(request, &config, &*strategy)? {
         return Ok(done);
     }
@@ -215,7 +218,7 @@ impl<'a> Trainer<'a> {
         let mut before = SamplerState { seed: self.config.seed, drawn_rows: 0 };
         before = self.members.iter().map(|member| member.sampler).min_by_key(|sampler| sampler.drawn_rows).unwrap_or(before);
         let mut loader = self.loader(before)?;
-        let mut pace = Pace::new(step);
+        let (mut pace, mut sent) = (Pace::new(step), Sent::new(&self.strategy));
         let progress = ranks::leads(&*self.strategy).then_some(self.request.progress);
         if let Some(progress) = progress {
             progress.begin("train", self.steps * batch_rows, "tokens");
@@ -223,6 +226,7 @@ impl<'a> Trainer<'a> {
         }
         while step < self.steps {
             let loaded = pace.waiting(|| loader.next())?;
+            sent.begin()?;
             let batch = to_device(&loaded.batch, &self.config);
             self.step(step, &batch, before, loaded.state)?;
             drop(batch);
@@ -230,10 +234,11 @@ impl<'a> Trainer<'a> {
             before = loaded.state;
             step += 1;
             *stepped = true;
-            let stop = step < self.steps && self.is_to_stop()?;
+            let stop = self.is_to_stop()? && step < self.steps;
+            sent.end()?;
             let save = stop || self.is_checkpoint(step);
             if save || step.is_multiple_of(self.config.metrics.every_steps) || step == self.steps {
-                let figures = pace.lap(step, batch_rows);
+                let figures: Vec<_> = pace.lap(step, batch_rows).into_iter().chain(sent.lap()).collect();
                 for member in self.at(step) {
                     member.record(&figures)?;
                 }

@@ -1,9 +1,10 @@
 //! Guarded parallelism strategies.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::guarded::Guarded;
 use crate::parallel::MeshAxis;
+use crate::traffic::Traffic;
 use crate::{Mesh, ParallelismStrategy, Result};
 
 /// Guards a strategy.
@@ -33,5 +34,85 @@ impl<T: ParallelismStrategy> ParallelismStrategy for Guarded<T, Mesh> {
 
     fn barrier(&self) -> Result<()> {
         self.call(T::barrier)
+    }
+
+    fn device(&self, asked: Device) -> Result<Device> {
+        self.call(|strategy| strategy.device(asked))
+    }
+
+    fn traffic(&self) -> Result<Vec<Traffic>> {
+        self.call(T::traffic)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tch::Kind;
+
+    use super::*;
+    use crate::traffic::Collective;
+
+    /// Writes down what it is asked for.
+    #[derive(Debug, Default)]
+    struct Asked(Mutex<Vec<&'static str>>);
+
+    impl Asked {
+        fn note(&self, what: &'static str) {
+            self.0.lock().expect("no panic").push(what);
+        }
+    }
+
+    const SENT: Traffic = Traffic { axis: MeshAxis::Feature, collective: Collective::Gather, calls: 3, bytes: 70 };
+
+    impl ParallelismStrategy for &'static Asked {
+        fn mesh(&self) -> Mesh {
+            Mesh::SINGLE
+        }
+
+        fn sum(&self, _: MeshAxis, _: &mut Tensor) -> Result<()> {
+            self.note("sum");
+            Ok(())
+        }
+
+        fn reduce_gradients(&self, _: &mut [Tensor]) -> Result<()> {
+            self.note("reduce_gradients");
+            Ok(())
+        }
+
+        fn gather(&self, _: MeshAxis, own: &Tensor, _: usize) -> Result<Tensor> {
+            self.note("gather");
+            Ok(own.shallow_clone())
+        }
+
+        fn barrier(&self) -> Result<()> {
+            self.note("barrier");
+            Ok(())
+        }
+
+        fn device(&self, _: Device) -> Result<Device> {
+            self.note("device");
+            Ok(Device::Cuda(5))
+        }
+
+        fn traffic(&self) -> Result<Vec<Traffic>> {
+            self.note("traffic");
+            Ok(vec![SENT])
+        }
+    }
+
+    #[test]
+    fn every_call_arrives() {
+        let asked: &'static Asked = Box::leak(Box::default());
+        let guarded = super::strategy("strategy `asked`", asked).expect("no panic");
+        let mut tensor = Tensor::zeros([2], (Kind::Float, Device::Cpu));
+        guarded.sum(MeshAxis::Data, &mut tensor).expect("answers");
+        guarded.reduce_gradients(&mut [tensor.shallow_clone()]).expect("answers");
+        guarded.gather(MeshAxis::Data, &tensor, 2).map(drop).expect("answers");
+        guarded.barrier().expect("answers");
+        assert_eq!(guarded.device(Device::Cuda(0)).expect("answers"), Device::Cuda(5));
+        assert_eq!(guarded.traffic().expect("answers"), [SENT]);
+        assert_eq!(*asked.0.lock().expect("no panic"), ["sum", "reduce_gradients", "gather", "barrier", "device", "traffic"]);
     }
 }
