@@ -21,3 +21,4 @@ mod signals;
 mod store;
 mod text;
 mod topk;
+mod traffic;

@@ -63,7 +63,8 @@ fn any_number_of_ranks_is_planned() {
         assert_eq!(part(&ddp, name), part(&single, name));
         for eighth in [&fsdp, &split] {
             let share = part(eighth, name) as f64 / part(&single, name) as f64;
-            assert!((share - 0.125).abs() < 1e-5, "{name}: {share}");
+            // Vectors are whole on ranks that share matrices.
+            assert!((share - 0.125).abs() < 1e-3, "{name}: {share}");
         }
     }
     assert!(part(&fsdp, "gathered") > part(&split, "gathered"), "shards are gathered layer by layer");
@@ -134,4 +135,50 @@ fn moments_of_8_bits_and_micro_batches_take_less() {
     assert!((part(&parts, "activations") / part(&full, "activations") - 0.125).abs() < 1e-9);
     let several = of(&["--set", "clt=[{name='a'}, {name='b', size={expansion=16}}]"]);
     assert!((part(&several, "weights") / part(&full, "weights") - 1.5).abs() < 1e-3);
+}
+
+/// Eight GPUs of 80 GB, in 16 bits.
+#[test]
+fn the_largest_size_is_found_for_each_strategy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let gpus = ["--shape", "16x2048", "--set", "compute.device=cuda", "--set", "compute.dtype=bf16"];
+    let bytes = 80_000_000_000;
+    let found = plan(&out, &[&gpus[..], &["--ranks", "8", "--strategy", "fsdp", "--memory", "80GB"]].concat());
+    let ways = found["largest"].as_array().expect("a list");
+    let names: Vec<&str> = ways.iter().filter_map(|way| way["strategy"].as_str()).collect();
+    assert_eq!(names, ["single", "ddp", "fsdp", "feature-sharded", "hybrid", "hybrid", "hybrid", "hybrid"]);
+    let expansion = |way: &Value| whole(&way["expansion"]);
+    for way in ways {
+        let layout = &way["layout"];
+        let sharded = if layout["sharded"] == true { ",sharded" } else { "" };
+        let mesh = format!("{}x{}{sharded}", whole(&layout["data"]), whole(&layout["feature"]));
+        let memory = |expansion: u64| {
+            let size = format!("size.expansion={expansion}");
+            whole(&plan(&out, &[&gpus[..], &["--mesh", &mesh, "--set", &size]].concat())["memory_bytes"])
+        };
+        let largest = expansion(way);
+        assert_eq!(memory(largest), whole(&way["memory_bytes"]), "{mesh}");
+        assert!(memory(largest) <= bytes && memory(largest + 1) > bytes, "{mesh}: {largest}");
+    }
+    assert!(expansion(&ways[2]) > 4 * expansion(&ways[1]), "ranks that share hold more");
+
+    let text = succeed(
+        &[&["train", "--dry-run", "--out", arg(&out)], &gpus[..], &["--ranks", "8", "--strategy", "fsdp", "--memory", "80GB"]].concat(),
+    );
+    for words in [
+        "largest `size.expansion` in 74.5 GiB a rank",
+        "hybrid (4x2,sharded)",
+        "communication of a step, sent by a rank",
+        "over data, gather",
+    ] {
+        assert!(text.contains(words), "`{words}` is not in:\n{text}");
+    }
+    let small = plan(&out, &["--shape", "16x2048", "--memory", "1MB"]);
+    assert_eq!((&small["largest"][0]["expansion"], small["largest"].as_array().map(Vec::len)), (&Value::Null, Some(1)));
+    let topk = plan(&out, &[&gpus[..], &["--mesh", "2x1", "--activation", "topk", "--memory", "80GB"]].concat());
+    assert!(topk["largest"][3]["refused"].as_str().is_some_and(|why| why.contains("cannot be split over 2 ranks")), "{}", topk["largest"]);
+    let several = ["train", "--dry-run", "--out", arg(&out), "--memory", "1GB", "--set", "clt=[{name='a'}]"];
+    let said = stderr(&circuitlab([&several[..], &LLAMA].concat()).output().expect("the program starts"));
+    assert!(said.contains("leave the `[[clt]]` tables away"), "{said}");
 }

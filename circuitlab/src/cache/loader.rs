@@ -37,6 +37,8 @@ pub struct LoaderOptions {
     pub normalisation: Normalisation,
     /// Which ranks share a batch; each gets its contiguous share of the rows.
     pub share: Axis,
+    /// Which ranks have the same share and read it in parts; each gets its contiguous part of the share.
+    pub part: Axis,
     /// A GPU that batches go to: their memory is pinned for it, which makes the copy faster.
     pub pinned: Option<Device>,
 }
@@ -44,7 +46,7 @@ pub struct LoaderOptions {
 impl LoaderOptions {
     /// Batches of so many rows for one rank, in normalised units, over windows of 8 chunks.
     pub fn new(cache: &Cache, batch_rows: usize) -> Self {
-        Self { batch_rows, window_chunks: 8, normalisation: cache.normalisation(), share: Axis::SINGLE, pinned: None }
+        Self { batch_rows, window_chunks: 8, normalisation: cache.normalisation(), share: Axis::SINGLE, part: Axis::SINGLE, pinned: None }
     }
 
     /// The same for one rank of several.
@@ -52,12 +54,25 @@ impl LoaderOptions {
     pub fn with_share(self, share: Axis) -> Self {
         Self { share, ..self }
     }
+
+    /// The same for a part of the rank's share.
+    #[must_use]
+    pub fn with_part(self, part: Axis) -> Self {
+        Self { part, ..self }
+    }
+
+    /// The rows of a batch that are read.
+    fn rows(&self) -> Range<usize> {
+        let share = self.share.share(self.batch_rows);
+        let part = self.part.share(share.len());
+        share.start + part.start..share.start + part.end
+    }
 }
 
 /// A batch, and where the sequence of rows stands after it.
 #[derive(Debug)]
 pub struct LoadedBatch {
-    /// This rank's rows: `[rows, layer, d_model]`, 32-bit floats on the CPU.
+    /// The rows that are read: `[rows, layer, d_model]`, 32-bit floats on the CPU.
     pub batch: Batch,
     /// What a checkpoint after this batch keeps.
     pub state: SamplerState,
@@ -79,7 +94,7 @@ impl Loader {
     /// Batches without rows for some rank, factors of another number of layers, and a cache without rows.
     pub fn start(rows: impl Into<Rows>, state: SamplerState, options: &LoaderOptions) -> Result<Self> {
         let source = rows.into();
-        let LoaderOptions { batch_rows, window_chunks, normalisation, share, pinned } = options;
+        let LoaderOptions { batch_rows, window_chunks, normalisation, share, part, pinned } = options;
         let layers = source.identity().layers;
         if (normalisation.input_scales.len(), normalisation.target_scales.len()) != (layers, layers) {
             return Err(Error::Invalid(format!("the normalisation is not of the cache's {layers} layers")));
@@ -87,8 +102,12 @@ impl Loader {
         if *batch_rows < share.size.max(1) || share.rank >= share.size {
             return Err(Error::Invalid(format!("a batch of {batch_rows} rows has none for rank {} of {}", share.rank, share.size)));
         }
+        let rows = options.rows();
+        if rows.is_empty() || part.rank >= part.size {
+            let share = share.share(*batch_rows).len();
+            return Err(Error::Invalid(format!("a share of {share} rows has none for part {} of {}", part.rank, part.size)));
+        }
         let sampler = Sampler::new(source.chunk_rows(), *window_chunks)?;
-        let rows = share.share(*batch_rows);
         let stopped = Arc::new(AtomicBool::new(false));
         let (window_sender, windows) = sync_channel(0);
         let (batch_sender, ready) = sync_channel(READY_BATCHES);

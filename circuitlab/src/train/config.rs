@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use super::several::{self, CltConfig};
+use super::sharing::Sharing;
 use crate::cache::CacheConfig;
 use crate::plugins::PluginsConfig;
 use crate::{Error, Result};
@@ -222,11 +223,14 @@ pub struct DataConfig {
     pub micro_batch_rows: Option<usize>,
     /// Chunks whose rows are mixed with each other; as many are held in memory, twice. Default 8.
     pub window_chunks: usize,
+    /// How ranks that train on the same rows come by them: `each` decodes all of them, or in `parts`, which they send to each other.
+    /// Default `auto`: in parts on GPUs and without a cache, else each.
+    pub sharing: Sharing,
 }
 
 impl Default for DataConfig {
     fn default() -> Self {
-        Self { batch_rows: 1024, micro_batch_rows: None, window_chunks: 8 }
+        Self { batch_rows: 1024, micro_batch_rows: None, window_chunks: 8, sharing: Sharing::Auto }
     }
 }
 

@@ -16,6 +16,7 @@ use tch::{Device, Kind};
 use super::config::{MomentKind, TrainConfig};
 use super::resume::resolve;
 use super::schedule::Schedule;
+use super::sharing::Sharing;
 use super::source;
 use super::state::{Parts, check_scope, check_sizes, placement};
 use super::step::pieces;
@@ -110,6 +111,8 @@ pub fn plan(request: &TrainRequest<'_>, plan_for: &PlanFor) -> Result<Plan> {
     let step = rates.map_or(step, |rates| step.at(rates));
     let schedule = (rows.is_some() || config.schedule.steps.is_some()).then(|| Schedule::new(&config, rows.unwrap_or(0))).transpose()?;
     let steps = schedule.map(|schedule| schedule.steps);
+    let in_parts = Sharing::in_parts(&config, layout.data, layout.feature)?;
+    let of_stream = Traffic::of_stream(layers * d_model, layout, config.data.batch_rows, in_parts);
     Ok(Plan {
         layout,
         ranks: layout.ranks(),
@@ -123,7 +126,7 @@ pub fn plan(request: &TrainRequest<'_>, plan_for: &PlanFor) -> Result<Plan> {
         disk_bytes: (config.checkpoint.keep as u64 + 1) * checkpoint_bytes + result_bytes,
         dense_flop: steps.map(|steps| steps as f64 * step.dense_flop * layout.ranks() as f64),
         step,
-        communication: traffic.with(&Traffic::of_stream(layers, d_model, layout)).into_exchanges(),
+        communication: traffic.with(&of_stream).into_exchanges(),
         largest,
         config,
     })

@@ -21,6 +21,7 @@ use super::ranks;
 use super::resume::{all_finished, continues, finished, folder, member_path, remove_run, resolve};
 use super::schedule::Schedule;
 use super::sent::Sent;
+use super::sharing::{Sharing, Supply};
 use super::source;
 use super::state::{Parts, placement};
 use super::stop;
@@ -102,6 +103,8 @@ pub fn train(request: &TrainRequest<'_>) -> Result<TrainSummary> {
     let strategy: Arc<dyn ParallelismStrategy> = Arc::from(request.registry.build::<dyn ParallelismStrategy>(&config.strategy)?);
     // All ranks have looked whether the run folder is there before one of them makes it.
     strategy.barrier()?;
+    // Before anything is written.
+    Sharing::in_parts(&config, strategy.mesh().data.size, strategy.mesh().feature.size)?;
     config.compute.device = DeviceName(strategy.device(config.compute.device.0)?);
     if continues && let Some(done) = all_finished(request, &config, &*strategy)? {
         return Ok(done);
@@ -168,7 +171,7 @@ struct Trainer<'a> {
     stream: Stream<'a>,
     steps: u64,
     strategy: Arc<dyn ParallelismStrategy>,
-    share: Axis,
+    supply: Supply,
     members: Vec<Member>,
     /// Transcoders that an earlier process finished, and where they stand among all.
     done: Vec<Option<TrainedClt>>,
@@ -192,7 +195,7 @@ impl<'a> Trainer<'a> {
             let names: Vec<&str> = prepared.iter().filter_map(|member| member.name.as_deref()).collect();
             run.log(&format!("{} transcoders on one stream, each in its own folder: {}", names.len(), names.join(", ")))?;
         }
-        let share = strategy.mesh().data;
+        let supply = Supply::new(&config, &strategy)?;
         let steps = prepared.first().map_or(0, |first| first.schedule.steps);
         let mut firsts: HashMap<usize, Batch> = HashMap::new();
         let (mut members, mut done) = (Vec::new(), Vec::new());
@@ -206,7 +209,7 @@ impl<'a> Trainer<'a> {
             }
             done.push(finished);
         }
-        Ok(Self { request, config, stream, steps, strategy, share, members, done, _run: whole })
+        Ok(Self { request, config, stream, steps, strategy, supply, members, done, _run: whole })
     }
 
     /// Trains to the end; `stepped` is set once there is a step that would be lost with the run folder.
@@ -227,7 +230,7 @@ impl<'a> Trainer<'a> {
         while step < self.steps {
             let loaded = pace.waiting(|| loader.next())?;
             sent.begin()?;
-            let batch = to_device(&loaded.batch, &self.config);
+            let batch = pace.waiting(|| self.supply.whole(&loaded.batch))?;
             self.step(step, &batch, before, loaded.state)?;
             drop(batch);
             loader.give_back(loaded.batch);
@@ -261,7 +264,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn loader(&self, from: SamplerState) -> Result<Loader> {
-        let options = loader_options(&self.config, &self.stream).with_share(self.share);
+        let options = self.supply.options(loader_options(&self.config, &self.stream));
         Loader::start(self.stream.rows.clone(), from, &options)
     }
 
@@ -271,10 +274,10 @@ impl<'a> Trainer<'a> {
     }
 
     fn step(&mut self, step: u64, batch: &Batch, before: SamplerState, after: SamplerState) -> Result<()> {
-        let Self { config, stream, strategy, share, members, .. } = self;
+        let Self { config, stream, strategy, members, .. } = self;
         let DataConfig { batch_rows, window_chunks, .. } = config.data;
         let variance = variance(&batch.targets, &**strategy, batch_rows)?;
-        let origin = fault::Origin { rows: &stream.rows, window_chunks, before, batch_rows, share: *share };
+        let origin = fault::Origin { rows: &stream.rows, window_chunks, before, batch_rows, share: strategy.mesh().data };
         let mut here = members.iter_mut().filter(|member| member.steps() == step);
         here.try_for_each(|member| member.step(batch, &variance, after, &origin))
     }
@@ -361,7 +364,14 @@ fn loader_options(config: &TrainConfig, stream: &Stream<'_>) -> LoaderOptions {
     let DataConfig { batch_rows, window_chunks, .. } = config.data;
     let (_, device) = placement(config);
     let pinned = device.is_cuda().then_some(device);
-    LoaderOptions { batch_rows, window_chunks, normalisation: stream.normalisation.clone(), share: Axis::SINGLE, pinned }
+    LoaderOptions {
+        batch_rows,
+        window_chunks,
+        normalisation: stream.normalisation.clone(),
+        share: Axis::SINGLE,
+        part: Axis::SINGLE,
+        pinned,
+    }
 }
 
 /// A batch where and in the type that steps take it: of at least 32 bits.

@@ -126,6 +126,27 @@ fn ranks_read_the_rows_of_one_batch_between_them() {
     }
 }
 
+#[test]
+fn parts_of_a_share_are_the_share() {
+    let world = World::new();
+    let cache = cache(&world);
+    let options = LoaderOptions { window_chunks: 2, ..LoaderOptions::new(&cache, 50) };
+    let (inputs, targets) = expected(&cache, &options, 0, 400);
+    let places = (0..3).flat_map(|share| (0..2).map(move |part| (share, part)));
+    let mut ranks: Vec<Loader> = places
+        .map(|(share, part)| {
+            let options = options.clone().with_share(Axis { rank: share, size: 3 }).with_part(Axis { rank: part, size: 2 });
+            Loader::start(Arc::clone(&cache), SamplerState { seed: SEED, drawn_rows: 0 }, &options).expect("starts")
+        })
+        .collect();
+    for batch in 0..8 {
+        let parts: Vec<_> = ranks.iter_mut().map(|rank| rank.next().expect("reads").batch).collect();
+        let stretch = batch * 50 * ROW..(batch + 1) * 50 * ROW;
+        assert_eq!(parts.iter().flat_map(|part| numbers(&part.inputs)).collect::<Vec<_>>(), inputs[stretch.clone()]);
+        assert_eq!(parts.iter().flat_map(|part| numbers(&part.targets)).collect::<Vec<_>>(), targets[stretch]);
+    }
+}
+
 /// Where rows of a batch may come from: document, position and token. The model's values tell, but for contexts that begin alike.
 fn origins(cache: &Cache, options: &LoaderOptions) -> BTreeMap<Vec<u32>, BTreeSet<(u32, u32, u32)>> {
     let mut origins: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
@@ -232,6 +253,8 @@ fn options_that_make_no_sense_are_refused() {
         |options: LoaderOptions| Loader::start(Arc::clone(&cache), SamplerState::default(), &options).expect_err("refused").to_string();
     let options = LoaderOptions::new(&cache, 2);
     assert!(start(options.clone().with_share(Axis { rank: 0, size: 3 })).contains("a batch of 2 rows has none for rank 0 of 3"));
+    let part = options.clone().with_share(Axis { rank: 0, size: 2 }).with_part(Axis { rank: 1, size: 3 });
+    assert!(start(part).contains("a share of 1 rows has none for part 1 of 3"));
     assert!(start(LoaderOptions { batch_rows: 0, ..options.clone() }).contains("a batch of 0 rows"));
     assert!(start(LoaderOptions { window_chunks: 0, ..options.clone() }).contains("`window_chunks` is 0"));
     let mut short = options;

@@ -81,7 +81,7 @@ impl Layout {
 
     /// Whether a parameter is split over the data axis too: vectors are not worth the messages.
     pub(super) fn splits(self, spec: &ParameterSpec) -> bool {
-        self.sharded && spec.per_feature && spec.shape.len() > 1
+        self.sharded && self.data > 1 && spec.per_feature && spec.shape.len() > 1
     }
 
     /// Numbers of a parameter that a rank keeps and steps.

@@ -42,6 +42,9 @@ pub(super) struct Sizes<'a> {
 /// Bytes of a number that all ranks know: a square, a wish.
 const NUMBER: u64 = 8;
 
+/// Of a row, which is sent as it was decoded.
+const ROW_NUMBER: u64 = 4;
+
 impl Traffic {
     /// That of one transcoder.
     pub(super) fn of_transcoder(sizes: &Sizes<'_>) -> Self {
@@ -71,11 +74,16 @@ impl Traffic {
         all
     }
 
-    /// What is sent once a step, however many transcoders there are: the targets' mean, and whether to stop.
-    pub(super) fn of_stream(layers: usize, d_model: usize, layout: Layout) -> Self {
-        let mut all = Self::default();
-        all.sum("data", layout.data, (layers * d_model) as u64 * 8 + NUMBER);
+    /// What is sent once a step, however many transcoders there are: the targets' mean, whether to stop, and rows that are read in parts.
+    /// A row has so many numbers on either side.
+    pub(super) fn of_stream(numbers: usize, layout: Layout, batch_rows: usize, in_parts: bool) -> Self {
+        let (mut all, numbers) = (Self::default(), numbers as u64);
+        all.sum("data", layout.data, numbers * 8 + NUMBER);
         all.sum("feature", layout.feature, NUMBER);
+        if in_parts {
+            let rows = first_of(layout.data).share(batch_rows).len() as u64;
+            all.gather("feature", layout.feature, rows * 2 * numbers * ROW_NUMBER, rows);
+        }
         all
     }
 
@@ -168,7 +176,7 @@ mod tests {
         let (specs, layout) = (specs(), Layout { data, feature, sharded });
         let dims = Dims { layers: 1, d_model: 4, d_features: 9 };
         let sizes = Sizes { specs: &specs, dims, layout, kind, batch_rows: 10, pieces: 3, term_bytes: 8 };
-        let all = Traffic::of_transcoder(&sizes).with(&Traffic::of_stream(1, 4, layout));
+        let all = Traffic::of_transcoder(&sizes).with(&Traffic::of_stream(4, layout, 10, false));
         all.into_exchanges().iter().map(|exchange| (exchange.axis, exchange.operation, exchange.bytes)).collect()
     }
 
@@ -187,6 +195,16 @@ mod tests {
         let gradients = 4 * 4 + 4 + 4 * 8 + 4;
         let data = 9 * 8 + gradients * 4 + 4 * 8 + 8;
         assert_eq!(of(Kind::Float, 2, 2, false), [("feature", "sum", 5 * 4 * 4 + 64), ("data", "sum", data)]);
+    }
+
+    #[test]
+    fn parts_of_rows_are_gathered() {
+        let layout = |data, feature| Layout { data, feature, sharded: false };
+        let of = |layout| Traffic::of_stream(4, layout, 11, true).into_exchanges();
+        // Five of 11 rows are the first data rank's; each feature rank sends as if it had 3, of 4 numbers on either side.
+        let want = [("data", "sum", 4 * 8 + 8), ("feature", "sum", 8), ("feature", "gather", 3 * 2 * 4 * 4)];
+        assert_eq!(of(layout(2, 2)), want.map(|(axis, operation, bytes)| Exchange { axis, operation, bytes }));
+        assert_eq!(of(layout(1, 1)), []);
     }
 
     #[test]
