@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use circuitlab::sink::{Record, names};
-use circuitlab::train::{Exchange, Largest, Memory, Plan, PlanFor, TrainConfig, TrainRequest, TrainSummary, TrainedClt};
+use circuitlab::train::{Communication, Largest, Memory, Plan, PlanFor, TrainConfig, TrainRequest, TrainSummary, TrainedClt};
 use serde_json::{Value, json};
 
 use super::{Context, resume};
@@ -145,9 +145,9 @@ fn work(plan: &Plan) -> impl Iterator<Item = (String, String)> {
 }
 
 /// What a rank sends in a step; nothing where there is nobody to send it to.
-fn communication(exchanges: &[Exchange]) -> impl Iterator<Item = (String, String)> {
-    let all = exchanges.iter().map(|exchange| exchange.bytes).sum::<u64>();
-    let parts = exchanges.iter().map(|Exchange { axis, operation, bytes }| (format!("  over {axis}, {operation}"), human::bytes(*bytes)));
+fn communication(parts: &[Communication]) -> impl Iterator<Item = (String, String)> {
+    let all = parts.iter().map(|part| part.bytes).sum::<u64>();
+    let parts = parts.iter().map(|Communication { axis, operation, bytes }| (format!("  over {axis}, {operation}"), human::bytes(*bytes)));
     (all > 0).then(|| ("communication of a step, sent by a rank".to_owned(), human::bytes(all))).into_iter().chain(parts)
 }
 

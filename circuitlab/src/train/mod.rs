@@ -28,7 +28,7 @@ pub use config::{
 };
 pub use metrics::{Interval, StepMetrics, variance};
 pub use optimiser::{Adam, clip_scale, global_norm};
-pub use plan::{Exchange, Largest, Layout, Memory, Plan, PlanFor, Rates, Work, plan};
+pub use plan::{Communication, Largest, Layout, Memory, Plan, PlanFor, Rates, Work, plan};
 pub use schedule::Schedule;
 pub use several::CltConfig;
 pub use sharing::Sharing;

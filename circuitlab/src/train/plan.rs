@@ -26,7 +26,7 @@ use crate::{Error, Result};
 pub use largest::Largest;
 pub use layout::Layout;
 pub use memory::Memory;
-pub use traffic::Exchange;
+pub use traffic::Communication;
 pub use work::{Rates, Work};
 
 use memory::Sizes;
@@ -81,7 +81,7 @@ pub struct Plan {
     /// The arithmetic of a step, of each rank.
     pub step: Work,
     /// What a rank sends in a step, by axis and operation. Records and checkpoints, which are not of every step, come on top.
-    pub communication: Vec<Exchange>,
+    pub communication: Vec<Communication>,
     /// The largest size under each strategy; nothing where the plan is for no amount of memory.
     pub largest: Vec<Largest>,
     /// Floating-point operations of the whole run's products on all ranks, all of them dense.
@@ -126,7 +126,7 @@ pub fn plan(request: &TrainRequest<'_>, plan_for: &PlanFor) -> Result<Plan> {
         disk_bytes: (config.checkpoint.keep as u64 + 1) * checkpoint_bytes + result_bytes,
         dense_flop: steps.map(|steps| steps as f64 * step.dense_flop * layout.ranks() as f64),
         step,
-        communication: traffic.with(&of_stream).into_exchanges(),
+        communication: traffic.with(&of_stream).into_list(),
         largest,
         config,
     })

@@ -8,7 +8,7 @@ use super::layout::Layout;
 
 /// What one rank sends in a step along one axis of the mesh, in one kind of operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Exchange {
+pub struct Communication {
     /// `data` or `feature`.
     pub axis: &'static str,
     /// `sum`, `gather` or `scatter` (a sum of which each rank gets its share).
@@ -19,9 +19,9 @@ pub struct Exchange {
     pub bytes: u64,
 }
 
-/// The exchanges of a step, one for each axis and operation.
+/// What is sent in a step, an entry for each axis and operation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Traffic(Vec<Exchange>);
+pub(super) struct Traffic(Vec<Communication>);
 
 /// What a transcoder's traffic depends on.
 #[derive(Debug)]
@@ -109,19 +109,19 @@ impl Traffic {
         }
         match self.0.iter_mut().find(|known| (known.axis, known.operation) == (axis, operation)) {
             Some(known) => known.bytes += bytes,
-            None => self.0.push(Exchange { axis, operation, bytes }),
+            None => self.0.push(Communication { axis, operation, bytes }),
         }
     }
 
     /// Both.
     pub(super) fn with(mut self, other: &Self) -> Self {
-        for Exchange { axis, operation, bytes } in &other.0 {
+        for Communication { axis, operation, bytes } in &other.0 {
             self.add(axis, operation, *bytes);
         }
         self
     }
 
-    pub(super) fn into_exchanges(self) -> Vec<Exchange> {
+    pub(super) fn into_list(self) -> Vec<Communication> {
         self.0
     }
 }
@@ -177,7 +177,7 @@ mod tests {
         let dims = Dims { layers: 1, d_model: 4, d_features: 9 };
         let sizes = Sizes { specs: &specs, dims, layout, kind, batch_rows: 10, pieces: 3, term_bytes: 8 };
         let all = Traffic::of_transcoder(&sizes).with(&Traffic::of_stream(4, layout, 10, false));
-        all.into_exchanges().iter().map(|exchange| (exchange.axis, exchange.operation, exchange.bytes)).collect()
+        all.into_list().iter().map(|sent| (sent.axis, sent.operation, sent.bytes)).collect()
     }
 
     #[test]
@@ -200,10 +200,10 @@ mod tests {
     #[test]
     fn parts_of_rows_are_gathered() {
         let layout = |data, feature| Layout { data, feature, sharded: false };
-        let of = |layout| Traffic::of_stream(4, layout, 11, true).into_exchanges();
+        let of = |layout| Traffic::of_stream(4, layout, 11, true).into_list();
         // Five of 11 rows are the first data rank's; each feature rank sends as if it had 3, of 4 numbers on either side.
         let want = [("data", "sum", 4 * 8 + 8), ("feature", "sum", 8), ("feature", "gather", 3 * 2 * 4 * 4)];
-        assert_eq!(of(layout(2, 2)), want.map(|(axis, operation, bytes)| Exchange { axis, operation, bytes }));
+        assert_eq!(of(layout(2, 2)), want.map(|(axis, operation, bytes)| Communication { axis, operation, bytes }));
         assert_eq!(of(layout(1, 1)), []);
     }
 
