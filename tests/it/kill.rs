@@ -5,8 +5,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use circuitlab_tests::moments::Moments;
 use circuitlab_tests::{arg, circuitlab, model, text};
 
 use crate::pipeline::{self, SMALL};
@@ -15,25 +16,6 @@ const KILLS: usize = 20;
 
 /// Kills that may not come within this time are not waited for; the machine is then too slow to say anything.
 const PATIENCE: Duration = Duration::from_mins(10);
-
-/// Random moments: a new seed each time, printed so that a failure can be looked into.
-struct Moments(u64);
-
-impl Moments {
-    fn new() -> Self {
-        let seed = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").subsec_nanos();
-        println!("moments drawn from {seed}");
-        Self(u64::from(seed) | 1)
-    }
-
-    /// Between a fiftieth of `longest` and all of it.
-    fn next(&mut self, longest: Duration) -> Duration {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        longest.mul_f64(0.02 + 0.98 * (self.0 % 10_000) as f64 / 1e4)
-    }
-}
 
 fn quiet(args: &[&str]) -> Command {
     let mut command = circuitlab(args);
@@ -66,7 +48,7 @@ fn kill_and_resume(longest: Duration, place: impl Fn(usize) -> PathBuf, run: imp
     while kills < KILLS {
         assert!(started.elapsed() < PATIENCE, "{kills} kills in {PATIENCE:?}");
         let child = run(&current, current.exists()).spawn().expect("the program starts");
-        if kill_after(child, moments.next(longest)) {
+        if kill_after(child, moments.between(longest / 50, longest)) {
             kills += 1;
             killed_here += 1;
         } else {

@@ -3,6 +3,8 @@
 mod bad_input;
 mod checkpoints;
 mod export;
+#[cfg(unix)]
+mod faults;
 mod hostile;
 mod hub;
 mod kill;

@@ -60,7 +60,7 @@ pub(crate) fn weights(run: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Every figure of a run but those of its pace and of what its ranks said to each other, in order.
-fn figures(run: &Path) -> Vec<(String, f64)> {
+pub(crate) fn figures(run: &Path) -> Vec<(String, f64)> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
     let record = |line: &str| serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(line).expect("a record");
     let flat = text.lines().flat_map(record).filter(|(name, _)| !["throughput/", "communication/"].iter().any(|own| name.starts_with(own)));

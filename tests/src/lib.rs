@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: where the built program is, and how it is run.
 
 pub mod hub;
+pub mod moments;
 pub mod plugins;
 pub mod s3;
 
