@@ -6,6 +6,8 @@ mod export;
 #[cfg(unix)]
 mod faults;
 mod hostile;
+#[cfg(target_os = "linux")]
+mod hosts;
 mod hub;
 mod kill;
 #[cfg(unix)]
