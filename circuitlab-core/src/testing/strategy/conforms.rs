@@ -21,7 +21,8 @@ const LIMIT: Duration = Duration::from_mins(1);
 /// - `reduce_gradients` adds over the data axis.
 /// - `gather` joins the shares of an axis's members.
 /// - `barrier` lets nobody through before all are there.
-/// - A training step of a small dictionary, split over both axes, has the loss, gradients and clipped update of one rank.
+/// - Fifty steps of a small dictionary by Adam with clipping, split over both axes, have losses, gradients and weights of one rank, and what all
+///   ranks have stays the same on them to the bit.
 ///
 /// `make` is called once for each rank, at the same time and on different threads, with the rank's number.
 ///
