@@ -37,6 +37,7 @@ mod environment;
 mod ffi;
 mod group;
 mod hosts;
+mod late;
 mod nccl;
 mod place;
 mod presence;

@@ -90,15 +90,20 @@ fn refused(rank: usize, server: bool, address: &str, text: &str, limit: Duration
     } else if server && (lower.contains("eacces") || lower.contains("permission denied")) {
         "this user may not listen on that port; choose a MASTER_PORT above 1023".to_owned()
     } else if lower.contains("timed out") || lower.contains("timeout") {
-        let seconds = limit.as_secs_f64();
-        format!(
-            "nobody answers there within {seconds} s; expected rank 0, at the host that MASTER_ADDR names; is it started, and is the port open between the machines?"
-        )
+        return nobody_answers(rank, address, limit);
     } else {
         first_line(text).to_owned()
     };
     let action = if server { "host the store" } else { "reach the store" };
     Error::Invalid(format!("rank {rank}: cannot {action} at {address}: {what}"))
+}
+
+/// The error where the store says nothing, be it that nobody has its port or that whoever has it does not speak.
+pub(crate) fn nobody_answers(rank: usize, address: &str, limit: Duration) -> Error {
+    let seconds = limit.as_secs_f64();
+    Error::Invalid(format!(
+        "rank {rank}: cannot reach the store at {address}: nobody answers there within {seconds} s; expected rank 0, at the host that MASTER_ADDR names; is it started, is the port open between the machines, and is it no other program's?"
+    ))
 }
 
 /// What C++ says has its stack after the first line.

@@ -11,9 +11,13 @@ use tch::Device;
 use crate::environment::Environment;
 use crate::ffi::{Outcome, RawGroup};
 use crate::group::{Inner, Limits, ProcessGroup};
+use crate::late::within;
 use crate::place;
 use crate::presence::{Place, Presence};
-use crate::store::{Store, address, first_line};
+use crate::store::{Store, address, first_line, nobody_answers};
+
+/// Of a store that takes connections and does not answer.
+const HANGS: &str = "the store at rank 0 does not answer: it hangs, or is cut off";
 
 /// All ranks of a run, met at the master's address.
 #[derive(Debug)]
@@ -42,7 +46,7 @@ impl World {
     /// What [`Store::open`] returns; ranks that do not come, by number; two processes of one number; another number of ranks.
     pub fn join(environment: &Environment, limit: Duration) -> Result<Self> {
         let axis = Axis { rank: environment.rank, size: environment.ranks };
-        let meeting = if axis.size == 1 { None } else { Some(Meeting::hold(environment, axis, limit)?) };
+        let meeting = if axis.size == 1 { None } else { Some(Meeting::hold_within(environment.clone(), axis, limit)?) };
         Ok(Self { axis, limit, meeting, names: Mutex::default() })
     }
 
@@ -83,22 +87,21 @@ impl World {
         }
         let inner = Inner::new(name.to_owned(), self.axis, members.to_vec(), place, device, limits);
         let Some(meeting) = self.meeting.as_ref().filter(|_| members.len() > 1) else { return Ok(ProcessGroup::new(inner)) };
-        let raw = meeting.connect(device, name, members, Axis { rank: place, size: members.len() }, [self.limit, limits.longest]);
+        let axis = Axis { rank: place, size: members.len() };
+        let (store, own, group, of) = (meeting.store.clone(), meeting.own, name.to_owned(), members.to_vec());
+        let times = [self.limit, limits.longest];
+        let raw =
+            within(self.limit, move || connect(&store, own, (device, &group, &of), axis, times)).unwrap_or_else(|| Err(HANGS.to_owned()));
         let raw = raw.map_err(|text| wrong(&format!("the members {members:?} did not connect: {}", first_line(&text))))?;
         Ok(ProcessGroup::new(inner.connected(raw, Arc::clone(&meeting.places), Arc::clone(&meeting.presence))))
     }
 }
 
 impl Meeting {
-    /// Connects the members of a group. They are part of the key that they meet at, so that ranks which disagree about them never do.
-    fn connect(&self, device: Device, name: &str, members: &[usize], axis: Axis, limits: [Duration; 2]) -> Outcome<RawGroup> {
-        let prefix = self.store.key(&format!("group/{name}/{members:?}"));
-        let mut store = self.store.lock();
-        match device {
-            Device::Cpu => RawGroup::gloo(&mut store, &prefix, axis, &self.own.to_string(), limits),
-            Device::Cuda(index) => RawGroup::nccl(&mut store, &prefix, axis, index, limits[1]),
-            other => Err(format!("there are no groups on {other:?}; expected the CPU or a CUDA device")),
-        }
+    /// Meets the others; ends within the limit although the store takes connections and says nothing.
+    fn hold_within(environment: Environment, axis: Axis, limit: Duration) -> Result<Self> {
+        let at = address(&environment.host, environment.port);
+        within(limit, move || Self::hold(&environment, axis, limit)).unwrap_or_else(|| Err(nobody_answers(axis.rank, &at, limit)))
     }
 
     fn hold(environment: &Environment, axis: Axis, limit: Duration) -> Result<Self> {
@@ -119,6 +122,23 @@ impl Meeting {
         let parsed: Option<Arc<[Place]>> = places.iter().map(|text| text.parse().ok()).collect();
         let places = parsed.ok_or_else(|| table.wrong("another program uses the store at that address"))?;
         Ok(Self { store, own, places, presence: Arc::new(presence) })
+    }
+}
+
+/// Connects the members of a group. They are part of the key that they meet at, so that ranks which disagree about them never do.
+fn connect(
+    store: &Store,
+    own: IpAddr,
+    (device, name, members): (Device, &str, &[usize]),
+    axis: Axis,
+    limits: [Duration; 2],
+) -> Outcome<RawGroup> {
+    let prefix = store.key(&format!("group/{name}/{members:?}"));
+    let mut store = store.lock();
+    match device {
+        Device::Cpu => RawGroup::gloo(&mut store, &prefix, axis, &own.to_string(), limits),
+        Device::Cuda(index) => RawGroup::nccl(&mut store, &prefix, axis, index, limits[1]),
+        other => Err(format!("there are no groups on {other:?}; expected the CPU or a CUDA device")),
     }
 }
 

@@ -11,14 +11,17 @@ use crate::presence::{Answer, ask_within};
 /// How often it is looked whether another rank tells of a fault.
 const SLICE: Duration = Duration::from_millis(500);
 
+/// To ask all ranks, and to tell all: as long as one that does not answer holds that up.
+const FINDING: Duration = Duration::from_secs(4);
+
 /// Waits for an operation: as long as it may take while all ranks answer, but no longer than until one that does not is noticed.
 ///
 /// Each rank has an eye on the next one of the group, and tells all when it finds it gone or silent. So everybody is watched, and the
 /// number of questions does not grow with the square of the ranks.
 pub(crate) fn wait(group: &Inner, work: &mut RawWork) -> Outcome<()> {
     let begun = Instant::now();
-    // Half of the time is for the answer.
-    let half = group.limits.silent / 2;
+    // Half of the time is for the answer; what is left is to find out more, and to tell.
+    let half = group.limits.silent.saturating_sub(FINDING.min(group.limits.silent / 4)) / 2;
     let mut question = half;
     loop {
         if let Some(outcome) = wait_a_little(group, work, SLICE.min(half.max(Duration::from_millis(1)))) {

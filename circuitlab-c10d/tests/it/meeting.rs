@@ -48,6 +48,16 @@ fn an_unreachable_master_is_named() {
     assert!(error.contains(&format!("at no-such-host.invalid:{port}: ")), "{error}");
 }
 
+/// The system takes connections for whoever listens, though it be a program of another kind, or hang.
+#[test]
+fn a_master_that_says_nothing_is_named() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = silent.local_addr().expect("bound").port();
+    let error = refused(&place(1, 2, port), Duration::from_secs(1));
+    let want = format!("rank 1: cannot reach the store at 127.0.0.1:{port}: nobody answers there within 1 s; expected rank 0");
+    assert!(error.starts_with(&want), "{error}");
+}
+
 #[test]
 fn ranks_that_do_not_come_are_named() {
     let error = refused(&place(0, 4, free_port()), Duration::from_secs(1));
@@ -58,8 +68,9 @@ fn ranks_that_do_not_come_are_named() {
 const SAYS: &str = "the error is: ";
 
 fn join_and_say() {
-    if let Err(error) = World::join(&Environment::read().expect("variables"), Duration::from_secs(5)) {
-        eprintln!("{SAYS}{error}");
+    match World::join(&Environment::read().expect("variables"), Duration::from_secs(5)) {
+        Ok(world) => everyone_leaves(&world),
+        Err(error) => eprintln!("{SAYS}{error}"),
     }
 }
 
