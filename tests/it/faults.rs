@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::thread::sleep;
@@ -39,12 +40,12 @@ enum Fault {
 const FAULTS: [Fault; 4] = [Fault::Killed, Fault::Stopped, Fault::Fails, Fault::KilledAtCheckpoint];
 
 /// The ranks of a run. None outlives the test.
-struct Ranks(Vec<Child>);
+struct Ranks(Vec<Child>, u16);
 
 impl Ranks {
     fn start(args: impl Fn(usize) -> Vec<String>) -> Self {
         let port = free_port();
-        Self((0..RANKS).map(|rank| as_rank(circuitlab(args(rank)), [rank, RANKS], port).spawn().expect("starts")).collect())
+        Self((0..RANKS).map(|rank| as_rank(circuitlab(args(rank)), [rank, RANKS], port).spawn().expect("starts")).collect(), port)
     }
 
     fn all_run(&mut self) -> bool {
@@ -211,7 +212,8 @@ fn is_part(path: &Path) -> bool {
 /// Whether a rank says which other one is at fault. Rank 0 hosts what they meet at.
 fn names(said: &str, victim: usize) -> bool {
     let names = [format!("rank {victim} (127.0.0.1) "), format!("rank {victim} did not come")];
-    names.iter().any(|name| said.contains(name)) || (victim == 0 && said.contains("store at 127.0.0.1:"))
+    names.iter().any(|name| said.contains(name))
+        || (victim == 0 && (said.contains("store at 127.0.0.1:") || said.contains("store at rank 0")))
 }
 
 /// A copy of a cache that takes no room.
@@ -269,18 +271,24 @@ fn ranks_that_fail_under_hybrid() {
 fn ranks_that_are_gone_before_all_have_met() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = pipeline::cache(folder.path(), "0..0.02", &[]);
-    let out = folder.path().join("run");
+    let strategy = ["--strategy", "ddp", "--set", "strategy.join_seconds=4"];
+    let run = Run { strategy: &strategy, cache: &cache, out: folder.path().join("run"), first: Duration::ZERO, last: Duration::ZERO };
     let mut moments = Moments::new();
-    for victim in [0, 1 + moments.below(RANKS - 1)] {
-        let strategy = ["--strategy", "ddp", "--set", "strategy.join_seconds=4"];
-        let run = Run { strategy: &strategy, cache: &cache, out: out.clone(), first: Duration::ZERO, last: Duration::ZERO };
+    for (victim, signal) in [(0, Signal::KILL), (1 + moments.below(RANKS - 1), Signal::KILL), (0, Signal::STOP)] {
         let mut ranks = run.start(None);
-        sleep(moments.between(Duration::ZERO, Duration::from_millis(30)));
-        ranks.send(victim, Signal::KILL);
+        if signal == Signal::STOP {
+            // The system goes on to take connections for it.
+            while ranks.all_run() && TcpStream::connect(("127.0.0.1", ranks.1)).is_err() {
+                sleep(Duration::from_millis(1));
+            }
+        } else {
+            sleep(moments.between(Duration::ZERO, Duration::from_millis(30)));
+        }
+        ranks.send(victim, signal);
         let ends = ranks.ends(Some(victim));
         println!("rank {victim}: {ends:?}");
         assert!(ends.iter().all(|(_, status, _)| status.code() == Some(1)), "{ends:?}");
         assert!(ends.iter().any(|(_, _, said)| names(said, victim)), "{ends:?}");
-        assert!(!out.exists(), "nothing is left behind");
+        assert!(!run.out.exists(), "nothing is left behind");
     }
 }

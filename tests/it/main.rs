@@ -15,6 +15,7 @@ mod launch;
 mod linked;
 mod live;
 mod model;
+mod odd;
 mod pipeline;
 mod plan;
 mod plugins;

@@ -258,7 +258,7 @@ fn ranks_of_different_runs_are_told_what_differs() {
 }
 
 /// What a run that is refused says, in one line, and that it leaves nothing behind.
-fn refusal(cache: &Path, folder: &Path, extra: &[&str], ranks: usize) -> String {
+pub(crate) fn refusal(cache: &Path, folder: &Path, extra: &[&str], ranks: usize) -> String {
     let out = folder.join("refused");
     let output = started(cache, &out, extra, [0, ranks], free_port()).wait_with_output().expect("ends");
     assert!(!output.status.success() && !out.exists(), "{}", stderr(&output));
