@@ -61,6 +61,36 @@ impl Mesh {
     }
 }
 
+/// An operation of all ranks of an axis that is under way, and owns the tensors that it reads and writes.
+#[must_use = "an operation gives its tensor where it is waited for"]
+pub struct Pending(Box<dyn FnOnce() -> Result<Tensor> + Send>);
+
+impl Pending {
+    /// One that `wait` brings to its end.
+    pub fn new(wait: impl FnOnce() -> Result<Tensor> + Send + 'static) -> Self {
+        Self(Box::new(wait))
+    }
+
+    /// One that is at its end.
+    pub fn done(tensor: Tensor) -> Self {
+        Self::new(move || Ok(tensor))
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// A rank that does not answer.
+    pub fn wait(self) -> Result<Tensor> {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Pending").finish_non_exhaustive()
+    }
+}
+
 /// How the ranks of a run share its work. Initial weights, losses and results do not depend on it, up to summation order.
 ///
 /// Conformance is checked by [`testing::strategy`](crate::testing::strategy).
@@ -97,6 +127,36 @@ pub trait ParallelismStrategy: Debug + Send + Sync {
         // Nothing added to a number is the number.
         self.sum(axis, &mut whole)?;
         Ok(whole.f_to_kind(own.kind())?)
+    }
+
+    /// Begins what [`sum`](Self::sum) does: the result is in `tensor`'s own memory. All ranks begin the same operations in the same order, and may
+    /// wait for them in any. Where a strategy cannot work beside its caller, it is done at once.
+    ///
+    /// # Errors
+    /// A rank that does not answer.
+    fn begin_sum(&self, axis: MeshAxis, mut tensor: Tensor) -> Result<Pending> {
+        self.sum(axis, &mut tensor)?;
+        Ok(Pending::done(tensor))
+    }
+
+    /// Begins what [`gather`](Self::gather) does. `own` is not to be written to before the end.
+    ///
+    /// # Errors
+    /// As [`gather`](Self::gather).
+    fn begin_gather(&self, axis: MeshAxis, own: &Tensor, rows: usize) -> Result<Pending> {
+        Ok(Pending::done(self.gather(axis, own, rows)?))
+    }
+
+    /// Begins to add `whole` up over an axis, of which this rank gets its [`share`](Axis::share) of the first axis. `whole` is not to be written to
+    /// before the end.
+    ///
+    /// # Errors
+    /// A rank that does not answer.
+    fn begin_scatter(&self, axis: MeshAxis, whole: &Tensor) -> Result<Pending> {
+        let mut sum = whole.copy();
+        self.sum(axis, &mut sum)?;
+        let share = self.mesh().axis(axis).share(whole.size().first().map_or(0, |rows| *rows as usize));
+        Ok(Pending::done(sum.f_narrow(0, share.start as i64, share.len() as i64)?.copy()))
     }
 
     /// Waits until every rank is here.

@@ -44,6 +44,8 @@ pub struct StepContext<'a> {
     /// Whether this is a later micro-batch of a step: its gradients are added to those that the call before gave. The parameters
     /// have not changed since then.
     pub accumulate: bool,
+    /// Where parameters come from and gradients go; nothing where this rank has all rows of its features and nobody waits for gradients.
+    pub exchange: Option<&'a dyn Exchange>,
 }
 
 impl<'a> StepContext<'a> {
@@ -54,8 +56,54 @@ impl<'a> StepContext<'a> {
         penalty: PenaltyWeights,
         rows: i64,
     ) -> Self {
-        Self { activation, strategy, penalty, mean_rows: rows * strategy.mesh().data.size as i64, accumulate: false }
+        Self { activation, strategy, penalty, mean_rows: rows * strategy.mesh().data.size as i64, accumulate: false, exchange: None }
     }
+
+    /// All rows of the parameter at `position`, for this rank's features; see [`Exchange::lend`].
+    ///
+    /// # Errors
+    /// As there, and a position that is not there.
+    pub fn lend(&self, params: &Parameters, position: usize, next: Option<usize>) -> Result<Tensor> {
+        match (self.exchange, params.values().get(position)) {
+            (_, None) => Err(Error::Invalid(format!("there is no parameter at place {position}"))),
+            (None, Some(value)) => Ok(value.shallow_clone()),
+            (Some(exchange), _) => exchange.lend(position, next),
+        }
+    }
+
+    /// Whether the gradient of a parameter goes away; see [`Exchange::takes`].
+    pub fn takes(&self, position: usize) -> bool {
+        self.exchange.is_some_and(|exchange| exchange.takes(position))
+    }
+
+    /// Says that a gradient is whole; see [`Exchange::ready`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn ready(&self, position: usize, gradient: &Tensor) -> Result<()> {
+        self.exchange.map_or(Ok(()), |exchange| exchange.ready(position, gradient))
+    }
+}
+
+/// How a step comes by parameters that ranks share out, and hands gradients on while it goes on. Parameters are named by their position.
+pub trait Exchange: Debug + Sync {
+    /// All rows of a parameter that this rank's features have. Where they have to be fetched from other ranks, those of `next` are fetched
+    /// meanwhile. All ranks ask for the same parameters in the same order.
+    ///
+    /// # Errors
+    /// A rank that does not answer.
+    fn lend(&self, position: usize, next: Option<usize>) -> Result<Tensor>;
+
+    /// Whether the gradient of a parameter goes away with [`ready`](Self::ready): the step neither keeps it nor adds to it, whatever
+    /// [`StepContext::accumulate`] says, and gives an empty tensor in its place.
+    fn takes(&self, position: usize) -> bool;
+
+    /// Hears that the gradient of a parameter is whole, for this micro-batch: nothing writes to it until the step's end. Called once for each
+    /// matrix, in the same order on all ranks; for vectors it need not be called.
+    ///
+    /// # Errors
+    /// A rank that does not answer.
+    fn ready(&self, position: usize, gradient: &Tensor) -> Result<()>;
 }
 
 /// What a step gives back. Losses are means over `mean_rows` and sums over all layers and features, on every rank; those of the
@@ -159,6 +207,11 @@ pub trait Transcoder: Debug + Send {
     /// # Errors
     /// Shapes that do not fit, or a rate outside 0..1.
     fn calibrate(&self, params: &mut Parameters, activation: &dyn SparsityActivation, inputs: &Tensor, rate: f64) -> Result<()>;
+
+    /// Whether its steps take matrices from [`StepContext::exchange`], so that ranks can share them out.
+    fn takes_shards(&self) -> bool {
+        false
+    }
 
     /// Losses and gradients of one batch, or micro-batch. It changes no parameter; what it keeps from call to call is memory, and the
     /// gradients that later micro-batches are added to.

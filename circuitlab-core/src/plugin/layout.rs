@@ -10,6 +10,7 @@ use super::services::HostServices;
 use crate::codec::BlockShape;
 use crate::hooks::{Action, HookPoint};
 use crate::model::{ModelInfo, Past};
+use crate::parallel::Pending;
 use crate::params::{ParameterSpec, Parameters};
 use crate::sparsity::{Activated, ActivationGradients, ActivationParameter, BackwardInput, JumpForm, PenaltyWeights, ThresholdForm};
 use crate::tensors::{FileLayout, TensorLayout};
@@ -38,6 +39,7 @@ const fn digest() -> u64 {
         ParameterSpec,
         Parameters,
         Mesh,
+        Pending,
         Record,
         Dims,
         Batch,

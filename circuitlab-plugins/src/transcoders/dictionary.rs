@@ -49,9 +49,9 @@ pub(super) fn parameters(dims: Dims, reach: Reach, activation: &dyn SparsityActi
 /// One layer's parameters, borrowed.
 #[derive(Debug)]
 pub(super) struct Layer<'a> {
-    pub(super) w_enc: &'a Tensor,
+    pub(super) w_enc: Tensor,
     pub(super) b_enc: &'a Tensor,
-    pub(super) w_dec: &'a Tensor,
+    pub(super) w_dec: Tensor,
     pub(super) b_dec: &'a Tensor,
     /// The activation's own.
     pub(super) own: Vec<Tensor>,
@@ -66,10 +66,21 @@ impl<'a> Layer<'a> {
         let end = start + params.specs()[start..].iter().take_while(|spec| spec.layer == layer).count();
         match &params.values()[start..end] {
             [w_enc, b_enc, w_dec, b_dec, own @ ..] => {
+                let [w_enc, w_dec] = [w_enc, w_dec].map(Tensor::shallow_clone);
                 Ok(Self { w_enc, b_enc, w_dec, b_dec, own: own.iter().map(Tensor::shallow_clone).collect(), positions: start..end })
             }
             _ => Err(Error::Invalid(format!("layer {layer} has too few parameters"))),
         }
+    }
+
+    /// Where the encoder matrix stands among all parameters.
+    pub(super) fn encoder_position(&self) -> usize {
+        self.positions.start
+    }
+
+    /// Where the decoder matrix stands among all parameters.
+    pub(super) fn decoder_position(&self) -> usize {
+        self.positions.start + 2
     }
 
     /// `h = x W_enc^T + b_enc`, for `inputs: [rows, d_model]`.
@@ -206,9 +217,9 @@ pub(super) fn decode(params: &Parameters, reach: Reach, acts: &[Tensor], target:
 /// One layer with scales folded in: `x' = input_scale * x` and `y' = target_scale * y` become `x` and `y`. `targets` are the scales of the
 /// layers that it writes to, `own` that of its own.
 pub(super) fn folded(layer: &Layer<'_>, input: f64, targets: &[f64], own: f64) -> Result<[Tensor; 3]> {
-    shape::expect("fold, w_dec", layer.w_dec, &[("d_features", -1), ("targets", targets.len() as i64), ("d_model", -1)])?;
+    shape::expect("fold, w_dec", &layer.w_dec, &[("d_features", -1), ("targets", targets.len() as i64), ("d_model", -1)])?;
     let options = (layer.w_dec.kind(), layer.w_dec.device());
     let inverse: Vec<f64> = targets.iter().map(|scale| 1.0 / scale).collect();
     let inverse = Tensor::from_slice(&inverse).to_kind(options.0).to_device(options.1);
-    Ok([layer.w_enc * input, layer.w_dec * inverse.view([1, -1, 1]), layer.b_dec / own])
+    Ok([&layer.w_enc * input, &layer.w_dec * inverse.view([1, -1, 1]), layer.b_dec / own])
 }

@@ -80,6 +80,10 @@ impl<L: Layout> Transcoder for Linear<L> {
         dictionary::calibrate(params, activation, inputs, rate)
     }
 
+    fn takes_shards(&self) -> bool {
+        true
+    }
+
     fn step(&mut self, params: &Parameters, batch: &Batch, context: &StepContext<'_>) -> Result<StepOutput> {
         step::step(params, L::targets, batch, context, self.form, &mut self.kept)
     }

@@ -7,6 +7,7 @@ use tch::Tensor;
 
 use super::checkpoint::{self, SavedState, TrainTensor};
 use super::config::TrainConfig;
+use super::exchange::Shares;
 use super::fault;
 use super::metrics::{Interval, StepMetrics};
 use super::optimiser::{clip_scale, global_norm};
@@ -120,11 +121,13 @@ impl Member {
         let learning_rate = self.schedule.learning_rate(step);
         let Parts { transcoder, activation, strategy, .. } = &mut self.parts;
         let mean_rows = self.config.data.batch_rows as i64;
-        let context = StepContext { activation: &**activation, strategy: &**strategy, penalty, mean_rows, accumulate: false };
+        let context =
+            StepContext { activation: &**activation, strategy: &**strategy, penalty, mean_rows, accumulate: false, exchange: None };
         let pieces = pieces(&self.config.data, strategy.mesh().data);
-        let mut output = gradient(&mut **transcoder, &self.state.params, batch, context, pieces)?;
         let strategy = &**strategy;
-        strategy.reduce_gradients(&mut output.gradients)?;
+        let shares = Shares::new(strategy, &self.state.specs, &self.state.params);
+        let mut output = gradient(&mut **transcoder, &self.state.params, batch, context, Some(&shares), pieces)?;
+        output.gradients = shares.finish(output.gradients)?;
         let gradient_norm = global_norm(&output.gradients, output.gradient_squares.as_deref(), &self.state.params, strategy)?;
         if !gradient_norm.is_finite() {
             return Err(self.not_finite(gradient_norm, batch, origin));

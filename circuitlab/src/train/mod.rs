@@ -3,6 +3,7 @@
 mod agree;
 mod checkpoint;
 mod config;
+mod exchange;
 mod fault;
 mod member;
 mod metrics;

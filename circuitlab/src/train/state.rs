@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use circuitlab_core::parallel::MeshAxis;
 use circuitlab_core::{
     Dims, Mesh, ParallelismStrategy, ParameterSpec, Parameters, Precision, Registry, Scope, SparsityActivation, StepOutput, Transcoder,
 };
@@ -51,8 +52,15 @@ impl Parts {
                 config.activation.name
             )));
         }
+        let transcoder = registry.build::<dyn Transcoder>(&config.transcoder)?;
+        if mesh.sharded && mesh.data.size > 1 && !transcoder.takes_shards() {
+            return Err(Error::Invalid(format!(
+                "transcoder `{}` needs all rows of its matrices on each rank, and this strategy shares them out; use `ddp`, `feature-sharded` or `hybrid` without `shard`",
+                config.transcoder.name
+            )));
+        }
         Ok(Self {
-            transcoder: registry.build::<dyn Transcoder>(&config.transcoder)?,
+            transcoder,
             saved_as: SavedActivation::of(registry, &config.activation, &*activation)?,
             activation,
             strategy: Arc::clone(strategy),
@@ -126,7 +134,7 @@ impl TrainState {
         let seed = config.init.seed.unwrap_or(config.seed);
         let mut params = Parameters::init_part(&specs, &mesh, seed, Precision::Full.kind(kind), device)?;
         let rate = config.init.share(parts.dims.d_features as f64);
-        parts.transcoder.calibrate(&mut params, &*parts.activation, rows, rate)?;
+        calibrate(parts, &mut params, rows, rate)?;
         let mut adam = new_adam(config, &specs, &params, &mesh);
         adam.round(&mut params, kind)?;
         let here = mesh.feature.share(parts.dims.d_features).len();
@@ -193,6 +201,32 @@ impl TrainState {
         }
         Ok(all)
     }
+}
+
+/// Sets the biases from `rows: [rows, layer, d_model]`. Ranks that have the same features share them out: each sets some, and tells the
+/// others.
+fn calibrate(parts: &Parts, params: &mut Parameters, rows: &Tensor, rate: f64) -> Result<()> {
+    let (strategy, mesh) = (&*parts.strategy, parts.strategy.mesh());
+    let here = mesh.feature.share(parts.dims.d_features).len();
+    if mesh.data.size == 1 {
+        return Ok(parts.transcoder.calibrate(params, &*parts.activation, rows, rate)?);
+    }
+    let own = mesh.data.share(here);
+    let cut = |(spec, value): (&ParameterSpec, &Tensor)| {
+        let whole = spec.per_feature && !spec.is_sharded(&mesh);
+        let value = if whole { value.f_narrow(0, own.start as i64, own.len() as i64)? } else { value.shallow_clone() };
+        Ok((ParameterSpec { shape: value.size(), ..spec.clone() }, value))
+    };
+    let parts_of = params.specs().iter().zip(params.values()).map(cut).collect::<circuitlab_core::Result<Vec<_>>>()?;
+    let (specs, values) = parts_of.into_iter().unzip();
+    let mut part = Parameters::new(specs, values)?;
+    let set = if own.is_empty() { Ok(()) } else { parts.transcoder.calibrate(&mut part, &*parts.activation, rows, rate) };
+    ranks::all_well(strategy, set.map_err(Error::from))?;
+    for (position, spec) in part.specs().iter().enumerate().filter(|(_, spec)| spec.per_feature && spec.shape.len() == 1) {
+        let whole = strategy.gather(MeshAxis::Data, &part.values()[position], here)?;
+        params.set(&spec.name, whole)?;
+    }
+    Ok(())
 }
 
 /// Moments of zero, of what a rank owns of `specs`.

@@ -1,28 +1,35 @@
 //! The gradient of one step, in as many micro-batches as the config asks for.
 
+use circuitlab_core::transcoder::Exchange;
 use circuitlab_core::{Axis, Batch, Parameters, StageCost, StepContext, StepOutput, Transcoder};
 
 use super::config::DataConfig;
+use super::exchange::Shares;
 use crate::Result;
 
-/// Losses and gradients of one step over this rank's rows of its batch, walked in so many micro-batches of like size.
+/// Losses and gradients of one step over this rank's rows of its batch, walked in so many micro-batches of like size, each of which takes
+/// parameters from `shares` and brings gradients there.
 pub(crate) fn gradient(
     transcoder: &mut dyn Transcoder,
     params: &Parameters,
     batch: &Batch,
     context: StepContext<'_>,
+    shares: Option<&Shares<'_>>,
     pieces: usize,
 ) -> Result<StepOutput> {
+    let mut context = StepContext { exchange: shares.map(|shares| shares as &dyn Exchange), ..context };
     if pieces <= 1 {
         return Ok(transcoder.step(params, batch, &context)?);
     }
     let rows = batch.inputs.size()[0];
-    let mut context = context;
     let mut sum: Option<StepOutput> = None;
     for rank in 0..pieces {
         let part = Axis { rank, size: pieces }.share(rows as usize);
         let narrow = |tensor: &tch::Tensor| tensor.narrow(0, part.start as i64, part.len() as i64);
         let part = Batch { inputs: narrow(&batch.inputs), targets: narrow(&batch.targets) };
+        if let Some(shares) = shares {
+            shares.begin(rank + 1 == pieces);
+        }
         let output = transcoder.step(params, &part, &context)?;
         context.accumulate = true;
         sum = Some(match sum {

@@ -3,7 +3,8 @@
 use tch::{Device, Tensor};
 
 use super::guarded::Guarded;
-use crate::parallel::MeshAxis;
+use crate::error::catch_plugin;
+use crate::parallel::{MeshAxis, Pending};
 use crate::traffic::Traffic;
 use crate::{Mesh, ParallelismStrategy, Result};
 
@@ -32,6 +33,18 @@ impl<T: ParallelismStrategy> ParallelismStrategy for Guarded<T, Mesh> {
         self.call(|strategy| strategy.gather(axis, own, rows))
     }
 
+    fn begin_sum(&self, axis: MeshAxis, tensor: Tensor) -> Result<Pending> {
+        self.begin(|strategy| strategy.begin_sum(axis, tensor))
+    }
+
+    fn begin_gather(&self, axis: MeshAxis, own: &Tensor, rows: usize) -> Result<Pending> {
+        self.begin(|strategy| strategy.begin_gather(axis, own, rows))
+    }
+
+    fn begin_scatter(&self, axis: MeshAxis, whole: &Tensor) -> Result<Pending> {
+        self.begin(|strategy| strategy.begin_scatter(axis, whole))
+    }
+
     fn barrier(&self) -> Result<()> {
         self.call(T::barrier)
     }
@@ -42,6 +55,14 @@ impl<T: ParallelismStrategy> ParallelismStrategy for Guarded<T, Mesh> {
 
     fn traffic(&self) -> Result<Vec<Traffic>> {
         self.call(T::traffic)
+    }
+}
+
+impl<T: ParallelismStrategy> Guarded<T, Mesh> {
+    /// Guards an operation until its end, which comes after the call.
+    fn begin(&self, body: impl FnOnce(&T) -> Result<Pending>) -> Result<Pending> {
+        let (what, pending) = (self.what(), self.call(body)?);
+        Ok(Pending::new(move || catch_plugin(what, || pending.wait())))
     }
 }
 
@@ -86,6 +107,21 @@ mod tests {
             Ok(own.shallow_clone())
         }
 
+        fn begin_sum(&self, _: MeshAxis, _: Tensor) -> Result<Pending> {
+            self.note("begin_sum");
+            Ok(Pending::new(|| panic!("at the end")))
+        }
+
+        fn begin_gather(&self, _: MeshAxis, own: &Tensor, _: usize) -> Result<Pending> {
+            self.note("begin_gather");
+            Ok(Pending::done(own.shallow_clone()))
+        }
+
+        fn begin_scatter(&self, _: MeshAxis, whole: &Tensor) -> Result<Pending> {
+            self.note("begin_scatter");
+            Ok(Pending::done(whole.shallow_clone()))
+        }
+
         fn barrier(&self) -> Result<()> {
             self.note("barrier");
             Ok(())
@@ -110,9 +146,16 @@ mod tests {
         guarded.sum(MeshAxis::Data, &mut tensor).expect("answers");
         guarded.reduce_gradients(&mut [tensor.shallow_clone()]).expect("answers");
         guarded.gather(MeshAxis::Data, &tensor, 2).map(drop).expect("answers");
+        let late = guarded.begin_sum(MeshAxis::Data, tensor.shallow_clone()).expect("answers").wait().expect_err("caught");
+        assert!(late.to_string().contains("at the end"), "{late}");
+        guarded.begin_gather(MeshAxis::Data, &tensor, 2).expect("answers").wait().map(drop).expect("answers");
+        guarded.begin_scatter(MeshAxis::Data, &tensor).expect("answers").wait().map(drop).expect("answers");
         guarded.barrier().expect("answers");
         assert_eq!(guarded.device(Device::Cuda(0)).expect("answers"), Device::Cuda(5));
         assert_eq!(guarded.traffic().expect("answers"), [SENT]);
-        assert_eq!(*asked.0.lock().expect("no panic"), ["sum", "reduce_gradients", "gather", "barrier", "device", "traffic"]);
+        assert_eq!(
+            *asked.0.lock().expect("no panic"),
+            ["sum", "reduce_gradients", "gather", "begin_sum", "begin_gather", "begin_scatter", "barrier", "device", "traffic"]
+        );
     }
 }

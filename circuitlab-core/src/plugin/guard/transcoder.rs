@@ -34,6 +34,10 @@ impl<T: Transcoder> Transcoder for Guarded<T, &'static str> {
         self.call(|transcoder| transcoder.calibrate(params, activation, inputs, rate))
     }
 
+    fn takes_shards(&self) -> bool {
+        self.call(|transcoder| Ok(transcoder.takes_shards())).unwrap_or(false)
+    }
+
     fn step(&mut self, params: &Parameters, batch: &Batch, context: &StepContext<'_>) -> Result<StepOutput> {
         self.call_mut(|transcoder| transcoder.step(params, batch, context))
     }

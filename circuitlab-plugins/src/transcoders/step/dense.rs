@@ -2,10 +2,10 @@
 //!
 //! Cost: `rows * layers * d_model * d_features * (3 layers + 7)` FLOP.
 
-use circuitlab_core::parallel::MeshAxis;
 use circuitlab_core::{Activated, BackwardInput, Batch, Parameters, Result, StepContext, StepOutput};
 use tch::{Kind, Tensor};
 
+use super::exchange::{FeatureSums, Next, take_in};
 use super::{Losses, check_before};
 use crate::transcoders::dictionary::{Layer, Reach, add_product, layers, product, wide};
 
@@ -43,30 +43,24 @@ pub(super) fn step(
         // The last step's, before this one's take their place.
         before.clear();
     }
-    let mut gradients = Vec::with_capacity(params.values().len());
     let mut active_rows = Vec::with_capacity(layers);
     for (index, source) in sources.into_iter().enumerate() {
-        let layer = Layer::of(params, index)?;
-        debug_assert_eq!(layer.positions.start, gradients.len(), "gradients stand in the order of the parameters");
+        let mut layer = Layer::of(params, index)?;
+        layer.lend_decoder(params, context, Next::Decoder(index + 1))?;
         active_rows.push(source.activated.active.sum_dim_intlist(0, false, batch.inputs.kind()));
         let grads =
             backward(&layer, reach(layers, index), &source, &batch.inputs.select(1, index as i64), &grad_targets, context, mean_rows)?;
         losses.sparsity += grads.sparsity;
         losses.preact += grads.preact;
-        gradients.extend([grads.w_enc, grads.b_enc, grads.w_dec]);
-        gradients.push(grad_targets.select(1, index as i64).sum_dim_intlist(0, false, None::<Kind>));
-        gradients.extend(grads.own);
+        let b_dec = grad_targets.select(1, index as i64).sum_dim_intlist(0, false, None::<Kind>);
+        take_in(context, before, layer.positions.clone(), [grads.w_enc, grads.b_enc, grads.w_dec, b_dec].into_iter().chain(grads.own))?;
     }
     losses.sum_over_ranks(context)?;
-    if context.accumulate {
-        gradients.iter_mut().zip(before.iter()).try_for_each(|(gradient, before)| gradient.f_add_(before).map(drop))?;
-    }
-    *before = gradients.iter().map(Tensor::shallow_clone).collect();
     Ok(StepOutput {
         mse: losses.mse,
         sparsity: losses.sparsity,
         preact: losses.preact,
-        gradients,
+        gradients: before.iter().map(Tensor::shallow_clone).collect(),
         gradient_squares: None,
         squared_error,
         active_rows: Tensor::stack(&active_rows, 0),
@@ -80,18 +74,22 @@ fn forward(params: &Parameters, reach: Reach, batch: &Batch, context: &StepConte
     let mut reconstruction = batch.targets.zeros_like();
     let mut biases = Vec::with_capacity(layers);
     let mut sources = Vec::with_capacity(layers);
+    let mut sums = FeatureSums::new(context, reach, layers);
     for index in 0..layers {
-        let layer = Layer::of(params, index)?;
+        let mut layer = Layer::of(params, index)?;
+        layer.lend_encoder(params, context, Next::Decoder(index))?;
         let pre_acts = layer.pre_acts(&batch.inputs.select(1, index as i64));
         let activated = context.activation.activate(&pre_acts, &layer.own)?;
         let targets = reach(layers, index);
+        layer.lend_decoder(params, context, if index + 1 < layers { Next::Encoder(index + 1) } else { Next::Decoder(0) })?;
         let part = product(&activated.acts, &layer.flat_decoder(), layer.compute_kind());
         let mut reached = reconstruction.narrow(1, targets.start as i64, targets.len() as i64);
         reached += part.view([-1, targets.len() as i64, batch.targets.size()[2]]);
+        sums.decoded(index, |target| reconstruction.select(1, target as i64))?;
         biases.push(layer.b_dec.shallow_clone());
         sources.push(Source { pre_acts, activated });
     }
-    context.strategy.sum(MeshAxis::Feature, &mut reconstruction)?;
+    sums.wait()?;
     reconstruction += Tensor::stack(&biases, 0);
     Ok((sources, reconstruction))
 }
@@ -138,7 +136,7 @@ pub(super) fn backward(
         preact: back.preact,
         w_enc: product(&back.pre_acts.tr(), inputs, kind),
         b_enc: back.pre_acts.sum_dim_intlist(0, false, None::<Kind>),
-        w_dec: w_dec.view_as(layer.w_dec),
+        w_dec: w_dec.view_as(&layer.w_dec),
         own: back.params,
     })
 }

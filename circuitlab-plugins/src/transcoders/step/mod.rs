@@ -13,6 +13,7 @@
 #[allow(dead_code, reason = "the integration tests use all of it")]
 mod cases;
 mod dense;
+mod exchange;
 mod kernels;
 mod operations;
 
@@ -64,7 +65,7 @@ pub(super) fn step(
     form: Form,
     kept: &mut Kept,
 ) -> Result<StepOutput> {
-    let d_model = Layer::of(params, 0)?.w_enc.size()[1];
+    let d_model = Layer::of(params, 0)?.b_dec.size()[0];
     let axes = [("rows", -1), ("layer", layers(params) as i64), ("d_model", d_model)];
     shape::expect("step, inputs", &batch.inputs, &axes)?;
     let rows = batch.inputs.size()[0];

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::Result;
 
-/// The norm of all gradients together. Parameters that every rank of the feature axis has, such as decoder biases, count once; tracked
+/// The norm of all gradients together. Parameters that several ranks have, such as decoder biases, count once; tracked
 /// ones, which have a value in place of a gradient, do not.
 ///
 /// `squares` are those that the step found on its way, one for each gradient. They are taken where no other ranks' gradients have been
@@ -25,11 +25,21 @@ pub fn global_norm(gradients: &[Tensor], squares: Option<&[f64]>, params: &Param
         read = square_sums(gradients)?;
         &read
     };
-    let (mut owned, mut shared) = (0.0, 0.0);
+    let mesh = strategy.mesh();
+    let (mut sharded, mut owned, mut shared) = (0.0, 0.0, 0.0);
     for (spec, square) in params.specs().iter().zip(squares).filter(|(spec, _)| spec.update == Update::Gradient) {
-        *(if spec.per_feature { &mut owned } else { &mut shared }) += square;
+        *(match (spec.is_sharded(&mesh), spec.per_feature) {
+            (true, _) => &mut sharded,
+            (false, true) => &mut owned,
+            (false, false) => &mut shared,
+        }) += square;
     }
     let mut owned = Tensor::from(owned);
+    if mesh.sharded && mesh.data.size > 1 {
+        let mut sharded = Tensor::from(sharded);
+        strategy.sum(MeshAxis::Data, &mut sharded)?;
+        owned += sharded;
+    }
     strategy.sum(MeshAxis::Feature, &mut owned)?;
     Ok((owned.double_value(&[]) + shared).sqrt())
 }

@@ -20,6 +20,7 @@ mod backward;
 mod block;
 mod clock;
 mod decode;
+mod forward;
 mod select;
 mod spread;
 mod stages;

@@ -26,7 +26,7 @@ fn forced(built: &Built, case: &Case, costs: Costs) -> StepOutput {
     let context = StepContext::whole(&*built.activation, &*built.strategy, case.penalty, case.rows);
     let rows = case.rows as usize;
     let reach = if case.transcoder == "clt" { |layers, source| source..layers } else { |_, source| source..source + 1 };
-    let mut work = Workspace::<f64>::new(case.dims, rows, &built.params).expect("memory");
+    let mut work = Workspace::<f64>::new(case.dims, rows, &built.params, &context).expect("memory");
     work.costs = costs;
     step::<f64, f64>(&built.params, reach, &built.batch, &context, &forms, &mut Some(work)).expect("steps")
 }

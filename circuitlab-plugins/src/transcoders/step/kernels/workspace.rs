@@ -2,13 +2,14 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use circuitlab_core::{Dims, Parameters, Result};
+use circuitlab_core::{Dims, Parameters, Result, StepContext};
 use circuitlab_kernels::real::Real;
 use tch::{Device, Kind, Tensor};
 
 use super::block::Block;
 use super::spread::Costs;
 use super::tiles::{Tile, tiles};
+use crate::transcoders::step::exchange::gone;
 
 /// Pre-activations that are worked on at a time: as many as leave a core's second-level cache room for what they are made from.
 const BLOCK_BYTES: usize = 1 << 19;
@@ -33,9 +34,9 @@ pub(in super::super) struct Workspace<R> {
     /// Blocks of each source layer.
     pub(super) layers: Vec<Vec<Block<R>>>,
     pub(super) tiles: Vec<Tile>,
-    /// The reconstruction, then the gradient of the squared error to it, tile after tile: each `[rows, width]`. A tensor, for its
-    /// alignment, and so that ranks can add it up.
-    pub(super) error: Tensor,
+    /// The reconstruction of each target layer, then the gradient of the squared error to it, tile after tile: each `[rows, width]`.
+    /// Tensors, for their alignment, and so that ranks can add each up as soon as it is there.
+    pub(super) errors: Vec<Tensor>,
     /// Sum of that gradient over the rows: `[layer * d_model]`.
     pub(super) error_total: Vec<R>,
     /// The [`grads`](Block::grads) of the blocks of the layer that is worked on.
@@ -52,9 +53,11 @@ pub(in super::super) struct Workspace<R> {
 
 impl<R: Real> Workspace<R> {
     /// Memory for batches of `rows`.
-    pub(super) fn new(dims: Dims, rows: usize, params: &Parameters) -> Result<Self> {
-        let zeros = |value: &Tensor| Tensor::f_zeros(value.size(), (R::KIND, Device::Cpu));
-        let gradients = params.values().iter().map(zeros).collect::<Result<_, _>>()?;
+    pub(super) fn new(dims: Dims, rows: usize, params: &Parameters, context: &StepContext<'_>) -> Result<Self> {
+        let zeros = |(position, value): (usize, &Tensor)| {
+            if context.takes(position) { gone(R::KIND, Device::Cpu) } else { Ok(Tensor::f_zeros(value.size(), (R::KIND, Device::Cpu))?) }
+        };
+        let gradients = params.values().iter().enumerate().map(zeros).collect::<Result<_>>()?;
         let norms = vec![vec![R::default(); dims.d_features]; dims.layers];
         Self::from_parts(dims, rows, gradients, norms, Costs::measure::<R>())
     }
@@ -71,15 +74,16 @@ impl<R: Real> Workspace<R> {
         let starts = || (0..dims.d_features).step_by(block_features);
         let blocks = || starts().map(|start| Block::new(start..(start + block_features).min(dims.d_features))).collect();
         let tiles = tiles(dims.layers, dims.d_model, rows, size_of::<R>());
-        let numbers = (dims.layers * dims.d_model) as i64;
         Ok(Self {
             dims,
             rows,
             block_features,
             layers: (0..dims.layers).map(|_| blocks()).collect(),
             tiles,
-            error: Tensor::f_zeros([rows as i64 * numbers], (R::KIND, Device::Cpu))?,
-            error_total: vec![R::default(); numbers as usize],
+            errors: (0..dims.layers)
+                .map(|_| Tensor::f_zeros([(rows * dims.d_model) as i64], (R::KIND, Device::Cpu)))
+                .collect::<Result<_, _>>()?,
+            error_total: vec![R::default(); dims.layers * dims.d_model],
             grads: Vec::new(),
             norms,
             gradients,
@@ -89,9 +93,12 @@ impl<R: Real> Workspace<R> {
     }
 
     /// Whether it is of these sizes, whatever the rows.
-    pub(super) fn fits(&self, dims: Dims, params: &Parameters) -> bool {
-        let same = |(gradient, value): (&Tensor, &Tensor)| gradient.size() == value.size();
-        self.dims == dims && self.gradients.len() == params.values().len() && self.gradients.iter().zip(params.values()).all(same)
+    pub(super) fn fits(&self, dims: Dims, params: &Parameters, context: &StepContext<'_>) -> bool {
+        let same = |(position, (gradient, value)): (usize, (&Tensor, &Tensor))| {
+            if context.takes(position) { gradient.numel() == 0 } else { gradient.size() == value.size() }
+        };
+        let values = params.values();
+        self.dims == dims && self.gradients.len() == values.len() && self.gradients.iter().zip(values).enumerate().all(same)
     }
 
     /// Lends memory for the gradients to entries to the blocks of a layer, or takes it back.

@@ -108,7 +108,7 @@ impl Back<'_> {
         for (columns, decoder) in self.layer.decoder_parts() {
             let _ = w_dec.narrow(1, columns.start, columns.end - columns.start).f_addcmul_(&decoder, &per_norm.unsqueeze(1))?;
         }
-        Ok(w_dec.f_view_as(self.layer.w_dec)?)
+        Ok(w_dec.f_view_as(&self.layer.w_dec)?)
     }
 
     /// The gradient of the activation's own parameter.

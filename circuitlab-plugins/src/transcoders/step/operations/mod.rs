@@ -23,11 +23,11 @@ mod select;
 mod tests;
 mod window;
 
-use circuitlab_core::parallel::MeshAxis;
 use circuitlab_core::{Batch, Error, Parameters, Result, StepContext, StepOutput, ThresholdForm};
 use tch::{Device, Kind, Tensor};
 
 use super::dense::{self, LayerGradients, Source};
+use super::exchange::{FeatureSums, Next, take_in};
 use super::{Losses, check_before};
 use crate::transcoders::dictionary::{Layer, Reach, layers, product, wide};
 use select::Selected;
@@ -36,7 +36,8 @@ use select::Selected;
 #[derive(Debug)]
 enum Forward {
     Sparse(Selected),
-    Dense,
+    /// With its pre-activations, where encoding it once more would take its encoder from other ranks once more.
+    Dense(Option<Source>),
 }
 
 /// Losses and gradients of one batch, added to those of the micro-batches before, which are in `before`. `forms` has the activation of
@@ -67,20 +68,21 @@ pub(super) fn step(
     }
     let mut active_rows = Vec::with_capacity(layers);
     for (index, (forward, form)) in forwards.into_iter().zip(forms).enumerate() {
-        let layer = Layer::of(params, index)?;
+        let mut layer = Layer::of(params, index)?;
+        layer.lend_decoder(params, context, Next::Decoder(index + 1))?;
         let targets = reach(layers, index);
         let grad_reached = grad_targets.narrow(1, targets.start as i64, targets.len() as i64).flatten(1, 2);
         let inputs = batch.inputs.select(1, index as i64);
         let (grads, active) = match forward {
             Forward::Sparse(selected) => backward::sparse(&layer, form, &selected, &inputs, &grad_reached, context)?,
-            Forward::Dense => dense_backward(&layer, targets, &inputs, &grad_targets, context)?,
+            Forward::Dense(source) => dense_backward(&layer, targets, source, &inputs, &grad_targets, context)?,
         };
         active_rows.push(active);
         losses.sparsity += grads.sparsity;
         losses.preact += grads.preact;
         let b_dec = grad_targets.select(1, index as i64).sum_dim_intlist(0, false, None::<Kind>);
         let gradients = [grads.w_enc, grads.b_enc, grads.w_dec, b_dec].into_iter().chain(grads.own);
-        take_in(before, layer.positions.clone(), gradients, context.accumulate)?;
+        take_in(context, before, layer.positions.clone(), gradients)?;
     }
     losses.sum_over_ranks(context)?;
     Ok(StepOutput {
@@ -95,21 +97,6 @@ pub(super) fn step(
     })
 }
 
-/// Keeps a layer's gradients, or adds them to those of the micro-batches before.
-fn take_in(
-    before: &mut Vec<Tensor>,
-    positions: std::ops::Range<usize>,
-    gradients: impl Iterator<Item = Tensor>,
-    accumulate: bool,
-) -> Result<()> {
-    if !accumulate {
-        debug_assert_eq!(positions.start, before.len(), "gradients stand in the order of the parameters");
-        before.extend(gradients);
-        return Ok(());
-    }
-    Ok(before[positions].iter_mut().zip(gradients).try_for_each(|(before, gradient)| before.f_add_(&gradient).map(drop))?)
-}
-
 /// Encodes every source layer and adds its decoding to the reconstruction, `[rows, layer, d_model]`.
 fn forward(
     params: &Parameters,
@@ -122,22 +109,28 @@ fn forward(
     let mut reconstruction = batch.targets.zeros_like();
     let mut biases = Vec::with_capacity(layers);
     let mut forwards = Vec::with_capacity(layers);
+    let mut sums = FeatureSums::new(context, reach, layers);
     for (index, form) in forms.iter().enumerate() {
-        let layer = Layer::of(params, index)?;
+        let mut layer = Layer::of(params, index)?;
+        layer.lend_encoder(params, context, Next::Decoder(index))?;
         let targets = reach(layers, index);
         let inputs = batch.inputs.select(1, index as i64);
         let mut reached = reconstruction.narrow(1, targets.start as i64, targets.len() as i64).flatten(1, 2);
         biases.push(layer.b_dec.shallow_clone());
-        if let Some(selected) = select::select(&layer, form, &inputs)? {
+        let selected = select::select(&layer, form, &inputs)?;
+        let pre_acts = if selected.is_none() { Some(layer.pre_acts(&inputs)) } else { None };
+        layer.lend_decoder(params, context, if index + 1 < layers { Next::Encoder(index + 1) } else { Next::Decoder(0) })?;
+        if let Some(selected) = selected {
             selected.entries.decode(&layer, &mut reached)?;
             forwards.push(Forward::Sparse(selected));
-        } else {
-            let acts = context.activation.activate(&layer.pre_acts(&inputs), &layer.own)?.acts;
-            reached += product(&acts, &layer.flat_decoder(), layer.compute_kind());
-            forwards.push(Forward::Dense);
+        } else if let Some(pre_acts) = pre_acts {
+            let activated = context.activation.activate(&pre_acts, &layer.own)?;
+            reached += product(&activated.acts, &layer.flat_decoder(), layer.compute_kind());
+            forwards.push(Forward::Dense(context.takes(layer.encoder_position()).then_some(Source { pre_acts, activated })));
         }
+        sums.decoded(index, |target| reconstruction.select(1, target as i64))?;
     }
-    context.strategy.sum(MeshAxis::Feature, &mut reconstruction)?;
+    sums.wait()?;
     reconstruction += Tensor::stack(&biases, 0);
     Ok((forwards, reconstruction))
 }
@@ -146,14 +139,19 @@ fn forward(
 fn dense_backward(
     layer: &Layer<'_>,
     targets: std::ops::Range<usize>,
+    source: Option<Source>,
     inputs: &Tensor,
     grad_targets: &Tensor,
     context: &StepContext<'_>,
 ) -> Result<(LayerGradients, Tensor)> {
-    let pre_acts = layer.pre_acts(inputs);
-    let activated = context.activation.activate(&pre_acts, &layer.own)?;
-    let active_rows = activated.active.sum_dim_intlist(0, false, pre_acts.kind());
-    let source = Source { pre_acts, activated };
+    let source = if let Some(source) = source {
+        source
+    } else {
+        let pre_acts = layer.pre_acts(inputs);
+        let activated = context.activation.activate(&pre_acts, &layer.own)?;
+        Source { pre_acts, activated }
+    };
+    let active_rows = source.activated.active.sum_dim_intlist(0, false, source.pre_acts.kind());
     Ok((dense::backward(layer, targets, &source, inputs, grad_targets, context, context.mean_rows)?, active_rows))
 }
 

@@ -92,7 +92,7 @@ struct Block {
 impl Block {
     fn new(layer: &Layer<'_>, thresholds: &Tensor, start: i64, length: i64, inputs: &Tensor) -> Self {
         let of = |tensor: &Tensor| tensor.narrow(0, start, length);
-        let pre_acts = add_product(&of(layer.b_enc).unsqueeze(1), &of(layer.w_enc), &inputs.tr(), layer.compute_kind());
+        let pre_acts = add_product(&of(layer.b_enc).unsqueeze(1), &of(&layer.w_enc), &inputs.tr(), layer.compute_kind());
         let thresholds = of(thresholds);
         let gap = thresholds.unsqueeze(1) - &pre_acts;
         Self { start, thresholds, pre_acts, gap }

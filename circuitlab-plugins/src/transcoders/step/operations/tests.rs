@@ -217,7 +217,7 @@ fn entries_at_the_very_threshold_are_neither_active_nor_pulled() {
     for index in 0..layers(&built.params) {
         let layer = Layer::of(&built.params, index).expect("a layer");
         let theta = built.activation.thresholds(&layer.own).expect("fits").expect("thresholds");
-        let [w_enc, b_enc] = [layer.w_enc, layer.b_enc].map(Tensor::copy);
+        let [w_enc, b_enc] = [&layer.w_enc, layer.b_enc].map(Tensor::copy);
         let _ = w_enc.narrow(0, 5, 2).fill_(0.0);
         b_enc.narrow(0, 5, 2).copy_(&theta.narrow(0, 5, 2));
         built.params.set(&format!("W_enc_{index}"), w_enc).expect("same shape");
