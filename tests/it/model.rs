@@ -62,7 +62,7 @@ fn plugins_are_listed_by_kind() {
     assert_eq!(kinds["model"], families);
     assert_eq!(kinds["activation"], ["batchtopk", "jumprelu", "relu", "topk"]);
     assert_eq!(kinds["transcoder"], ["clt", "plt"]);
-    assert_eq!(kinds["strategy"], ["ddp", "feature-sharded", "hybrid", "single"]);
+    assert_eq!(kinds["strategy"], ["ddp", "feature-sharded", "fsdp", "hybrid", "single"]);
     assert_eq!(kinds["text-source"], ["jsonl", "parquet", "txt"]);
 }
 

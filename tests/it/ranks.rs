@@ -108,13 +108,16 @@ fn two_processes_train_what_one_does() {
 }
 
 /// The strategies with the ranks that they are tried with.
-const STRATEGIES: [(&str, &[&str], usize); 6] = [
+const STRATEGIES: [(&str, &[&str], usize); 9] = [
     ("ddp-2", &["--strategy", "ddp"], 2),
     ("ddp-4", &["--strategy", "ddp"], 4),
     ("feature-2", &["--strategy", "feature-sharded"], 2),
     ("feature-4", &["--strategy", "feature-sharded"], 4),
     ("hybrid-2x2", &["--strategy", "hybrid", "--set", "strategy.feature=2"], 4),
     ("hybrid-1x2", &["--strategy", "hybrid", "--set", "strategy.data=1"], 2),
+    ("fsdp-2", &["--strategy", "fsdp"], 2),
+    ("fsdp-4", &["--strategy", "fsdp"], 4),
+    ("sharded-2x2", &["--strategy", "hybrid", "--set", "strategy.feature=2", "--set", "strategy.shard=true"], 4),
 ];
 
 /// Trains under each strategy, and compares weights and all figures with those of one process. Features do not divide by the ranks, nor
@@ -161,6 +164,8 @@ fn a_run_of_several_ranks_goes_on_to_the_bit() {
         ("ddp", &["--strategy", "ddp"][..], 2),
         ("feature", &["--strategy", "feature-sharded"], 2),
         ("hybrid", &["--strategy", "hybrid", "--set", "strategy.feature=2"], 4),
+        ("fsdp", &["--strategy", "fsdp"], 2),
+        ("sharded", &["--strategy", "hybrid", "--set", "strategy.feature=2", "--set", "strategy.shard=true"], 4),
         ("int8", &["--strategy", "feature-sharded", int8[0], int8[1], "--set", "size.d_features=63"], 2),
         ("int8-ddp", &["--strategy", "ddp", int8[0], int8[1], "--set", "size.d_features=63"], 2),
     ] {
@@ -196,6 +201,7 @@ fn a_run_goes_on_with_other_ranks_under_another_strategy() {
     for (extra, ranks) in [
         (&["--strategy", "feature-sharded"][..], 3),
         (&["--strategy", "ddp"], 2),
+        (&["--strategy", "fsdp"], 3),
         (&["--strategy", "single"], 1),
         (&["--set", "strategy.data=1"], 2),
     ] {
@@ -279,7 +285,6 @@ fn what_ranks_cannot_do_is_said_at_the_start() {
     for (args, ranks, message) in [
         (hybrid(&["strategy.data=3", "strategy.feature=2"]), 4, "a mesh of data = 3 and feature = 2 is for 6 ranks, and there are 4"),
         (hybrid(&["strategy.feature=3"]), 4, "strategy `hybrid`, key `feature`: 4 ranks cannot be divided into 3 equal parts"),
-        (hybrid(&["strategy.feature=2", "strategy.shard=true"]), 2, "strategy `hybrid`, key `shard`: this version does not"),
         (hybrid(&["strategy.feature=2", "strategy.timeout_seconds=0"]), 2, "key `timeout_seconds`: expected 1 to 604800, got 0"),
         (vec!["--strategy", "ddp", "--set", "strategy.join_seconds=1"], 2, "rank 1 did not come within 1 s"),
         (vec!["--strategy", "ddp", "--set", "strategy.shard=true"], 2, "unknown key `shard`"),

@@ -9,12 +9,15 @@ use serde_json::Value;
 use crate::pipeline::{self, SMALL};
 
 /// The strategies with the ranks that they are tried with, and rows that make three micro-batches of a rank's.
-const STRATEGIES: [(&[&str], &str, u32); 5] = [
+const STRATEGIES: [(&[&str], &str, u32); 8] = [
     (&["--strategy", "ddp"], "2", 43),
     (&["--strategy", "ddp"], "4", 22),
     (&["--strategy", "feature-sharded"], "2", 85),
     (&["--strategy", "feature-sharded"], "4", 85),
     (&["--strategy", "hybrid", "--set", "strategy.feature=2"], "4", 43),
+    (&["--strategy", "fsdp"], "2", 43),
+    (&["--strategy", "fsdp"], "4", 22),
+    (&["--strategy", "hybrid", "--set", "strategy.feature=2", "--set", "strategy.shard=true"], "4", 43),
 ];
 
 /// What the records of a run say that a step sent.

@@ -18,6 +18,6 @@ impl Construct for DdpConfig {
     /// Returns when all ranks are there.
     fn construct(&self) -> Result<Distributed> {
         let environment = Environment::read()?;
-        Distributed::join("ddp", &environment, [environment.ranks, 1], &self.waiting())
+        Distributed::join("ddp", &environment, [environment.ranks, 1], false, &self.waiting())
     }
 }

@@ -1,9 +1,9 @@
-//! What `ddp`, `feature-sharded` and `hybrid` share: a mesh of processes over PyTorch's process groups.
+//! What `ddp`, `fsdp`, `feature-sharded` and `hybrid` share: a mesh of processes over PyTorch's process groups.
 
 use std::time::Duration;
 
 use circuitlab_c10d::{Environment, Limits, Operation, ProcessGroup, Reduction, World};
-use circuitlab_core::parallel::MeshAxis;
+use circuitlab_core::parallel::{MeshAxis, Pending};
 use circuitlab_core::traffic::{Collective, Traffic};
 use circuitlab_core::{Axis, Error, Mesh, ParallelismStrategy, Result};
 use tch::{Device, Kind, Tensor};
@@ -97,7 +97,7 @@ impl Distributed {
     ///
     /// # Errors
     /// Times out of range; a mesh of another number of ranks than there are; what [`World::join`] and [`World::group`] return.
-    pub fn join(strategy: &str, environment: &Environment, [data, feature]: [usize; 2], waiting: &Waiting) -> Result<Self> {
+    pub fn join(strategy: &str, environment: &Environment, [data, feature]: [usize; 2], sharded: bool, waiting: &Waiting) -> Result<Self> {
         waiting.check(strategy)?;
         let (rank, ranks) = (environment.rank, environment.ranks);
         if data.checked_mul(feature) != Some(ranks) {
@@ -117,7 +117,7 @@ impl Distributed {
         };
         let rows = along(&format!("data {}", place[1]), data, (0..data).map(|other| other * feature + place[1]).collect())?;
         let features = along(&format!("feature {}", place[0]), feature, (0..feature).map(|other| place[0] * feature + other).collect())?;
-        let mesh = Mesh { data: Axis { rank: place[0], size: data }, feature: Axis { rank: place[1], size: feature }, sharded: false };
+        let mesh = Mesh { data: Axis { rank: place[0], size: data }, feature: Axis { rank: place[1], size: feature }, sharded };
         Ok(Self { mesh, environment: environment.clone(), all, data: rows, feature: features, _world: world })
     }
 
@@ -162,9 +162,26 @@ impl ParallelismStrategy for Distributed {
     }
 
     fn gather(&self, axis: MeshAxis, own: &Tensor, rows: usize) -> Result<Tensor> {
-        let size = self.mesh.axis(axis).size;
-        let shares: Vec<usize> = (0..size).map(|rank| Axis { rank, size }.share(rows).len()).collect();
-        self.group(axis).all_gather(own, &shares)
+        self.group(axis).all_gather(own, &shares(self.mesh.axis(axis).size, rows))
+    }
+
+    fn begin_sum(&self, axis: MeshAxis, tensor: Tensor) -> Result<Pending> {
+        if self.mesh.axis(axis).size == 1 {
+            return Ok(Pending::done(tensor));
+        }
+        let work = self.group(axis).start_all_reduce(tensor, Reduction::Sum)?;
+        Ok(Pending::new(move || work.wait()))
+    }
+
+    fn begin_gather(&self, axis: MeshAxis, own: &Tensor, rows: usize) -> Result<Pending> {
+        let work = self.group(axis).start_all_gather(own, &shares(self.mesh.axis(axis).size, rows))?;
+        Ok(Pending::new(move || work.wait()))
+    }
+
+    fn begin_scatter(&self, axis: MeshAxis, whole: &Tensor) -> Result<Pending> {
+        let rows = whole.size().first().map_or(0, |rows| *rows as usize);
+        let work = self.group(axis).start_reduce_scatter(whole, &shares(self.mesh.axis(axis).size, rows))?;
+        Ok(Pending::new(move || work.wait()))
     }
 
     fn barrier(&self) -> Result<()> {
@@ -188,6 +205,11 @@ impl ParallelismStrategy for Distributed {
         };
         Ok(axes.flat_map(along).collect())
     }
+}
+
+/// How many rows each rank of an axis has.
+fn shares(size: usize, rows: usize) -> Vec<usize> {
+    (0..size).map(|rank| Axis { rank, size }.share(rows).len()).collect()
 }
 
 impl Distributed {

@@ -18,6 +18,6 @@ impl Construct for FeatureShardedConfig {
     /// Returns when all ranks are there.
     fn construct(&self) -> Result<Distributed> {
         let environment = Environment::read()?;
-        Distributed::join("feature-sharded", &environment, [1, environment.ranks], &self.waiting())
+        Distributed::join("feature-sharded", &environment, [1, environment.ranks], false, &self.waiting())
     }
 }

@@ -14,7 +14,7 @@ settings! {
         data: Option<usize>,
         /// Into how many parts the features are divided. Default: as many as there are ranks for each of the `data` parts.
         feature: Option<usize>,
-        /// Whether what a rank owns is divided over the `data` axis too; this version cannot. Default: false.
+        /// Whether ranks along `data` divide what they own among them too, as `fsdp` does. Default: false.
         shard: bool,
     }
 }
@@ -24,9 +24,6 @@ const NAME: &str = "hybrid";
 impl HybridConfig {
     /// Sizes of the axes for so many ranks.
     fn sizes(&self, ranks: usize) -> Result<[usize; 2]> {
-        if self.shard {
-            return Err(wrong(NAME, "shard", "this version does not divide parameters over the `data` axis; leave it away"));
-        }
         let [data, feature] = [self.data, self.feature];
         if let Some((key, _)) = [("data", data), ("feature", feature)].into_iter().find(|(_, size)| *size == Some(0)) {
             return Err(wrong(NAME, key, "expected at least 1 part, got 0"));
@@ -56,7 +53,7 @@ impl Construct for HybridConfig {
     /// Returns when all ranks are there.
     fn construct(&self) -> Result<Distributed> {
         let environment = Environment::read()?;
-        Distributed::join(NAME, &environment, self.sizes(environment.ranks)?, &self.waiting())
+        Distributed::join(NAME, &environment, self.sizes(environment.ranks)?, self.shard, &self.waiting())
     }
 }
 
@@ -79,7 +76,5 @@ mod tests {
             let error = of(data, feature, 8).expect_err("refused").to_string();
             assert!(error.contains(message), "{error}");
         }
-        let sharded = HybridConfig { shard: true, ..HybridConfig::default() }.sizes(2).expect_err("refused").to_string();
-        assert!(sharded.starts_with("strategy `hybrid`, key `shard`: this version does not"), "{sharded}");
     }
 }

@@ -7,6 +7,8 @@ mod distributed;
 #[cfg(feature = "distributed")]
 mod feature_sharded;
 #[cfg(feature = "distributed")]
+mod fsdp;
+#[cfg(feature = "distributed")]
 mod hybrid;
 mod single;
 
@@ -16,6 +18,8 @@ pub use ddp::DdpConfig;
 pub use distributed::{Distributed, Waiting};
 #[cfg(feature = "distributed")]
 pub use feature_sharded::FeatureShardedConfig;
+#[cfg(feature = "distributed")]
+pub use fsdp::FsdpConfig;
 #[cfg(feature = "distributed")]
 pub use hybrid::HybridConfig;
 pub use single::{Single, SingleConfig};

@@ -22,7 +22,7 @@ fn joins(data: usize, feature: usize) {
     let ranks = data * feature;
     conforms(ranks, move |rank| {
         let environment = Environment { rank, ranks, host: "127.0.0.1".to_owned(), port, ..Environment::alone() };
-        Box::new(Distributed::join("hybrid", &environment, [data, feature], &Waiting::default()).expect("all ranks are there"))
+        Box::new(Distributed::join("hybrid", &environment, [data, feature], false, &Waiting::default()).expect("all ranks are there"))
     });
 }
 
@@ -60,7 +60,7 @@ fn a_mesh_of_two_by_two_conforms() {
 fn meshes_and_times_that_do_not_fit_are_named() {
     let message = |ranks, mesh, waiting: &Waiting| {
         let environment = Environment { ranks, ..Environment::alone() };
-        Distributed::join("hybrid", &environment, mesh, waiting).expect_err("refused").to_string()
+        Distributed::join("hybrid", &environment, mesh, false, waiting).expect_err("refused").to_string()
     };
     let error = message(6, [2, 2], &Waiting::default());
     assert_eq!(error, "strategy `hybrid`: a mesh of data = 2 and feature = 2 is for 4 ranks, and there are 6");
