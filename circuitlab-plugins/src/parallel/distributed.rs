@@ -1,5 +1,6 @@
 //! What `ddp`, `fsdp`, `feature-sharded` and `hybrid` share: a mesh of processes over PyTorch's process groups.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use circuitlab_c10d::{Environment, Limits, Operation, ProcessGroup, Reduction, World};
@@ -85,11 +86,42 @@ pub(super) fn wrong(strategy: &str, key: &str, message: &str) -> Error {
 pub struct Distributed {
     mesh: Mesh,
     environment: Environment,
+    limits: Limits,
     all: ProcessGroup,
+    host: Axes,
+    /// The same for tensors on GPUs, once the run is known to compute there.
+    gpu: OnceLock<Axes>,
+    // Last, so that ranks can ask this one what is the matter until its groups are gone.
+    world: World,
+}
+
+/// This rank's group on each axis, for tensors of one device.
+#[derive(Debug)]
+struct Axes {
     data: ProcessGroup,
     feature: ProcessGroup,
-    // Last, so that ranks can ask this one what is the matter until its groups are gone.
-    _world: World,
+}
+
+impl Axes {
+    /// Meets the other ranks of both axes. `all` is the group of all ranks of that device, where it is there already.
+    fn meet(world: &World, mesh: Mesh, device: Device, limits: Limits, all: Option<&ProcessGroup>) -> Result<Self> {
+        let Mesh { data, feature, .. } = mesh;
+        let along = |axis: &str, number: usize, members: Vec<usize>| match all.filter(|_| members.len() == world.axis().size) {
+            Some(all) => Ok(all.clone()),
+            None if device == Device::Cpu => world.group(&format!("{axis} {number}"), &members, limits),
+            None => world.group_on(device, &format!("{axis} {number} on GPUs"), &members, limits),
+        };
+        let rows = (0..data.size).map(|other| other * feature.size + feature.rank).collect();
+        let features = (0..feature.size).map(|other| data.rank * feature.size + other).collect();
+        Ok(Self { data: along("data", feature.rank, rows)?, feature: along("feature", data.rank, features)? })
+    }
+
+    fn group(&self, axis: MeshAxis) -> &ProcessGroup {
+        match axis {
+            MeshAxis::Data => &self.data,
+            MeshAxis::Feature => &self.feature,
+        }
+    }
 }
 
 impl Distributed {
@@ -109,23 +141,16 @@ impl Distributed {
         let world = World::join(environment, Duration::from_secs(waiting.join_seconds))?;
         let place = [rank / feature, rank % feature];
         let limits = waiting.limits();
-        let group = |name: &str, members: &[usize]| world.group(name, members, limits);
-        let all = group("all", &(0..ranks).collect::<Vec<_>>())?;
-        let along = |name: &str, size: usize, members: Vec<usize>| {
-            // A group of all is there already.
-            if size == ranks { Ok(all.clone()) } else { group(name, &members) }
-        };
-        let rows = along(&format!("data {}", place[1]), data, (0..data).map(|other| other * feature + place[1]).collect())?;
-        let features = along(&format!("feature {}", place[0]), feature, (0..feature).map(|other| place[0] * feature + other).collect())?;
+        let all = world.group("all", &(0..ranks).collect::<Vec<_>>(), limits)?;
         let mesh = Mesh { data: Axis { rank: place[0], size: data }, feature: Axis { rank: place[1], size: feature }, sharded };
-        Ok(Self { mesh, environment: environment.clone(), all, data: rows, feature: features, _world: world })
+        let host = Axes::meet(&world, mesh, Device::Cpu, limits, Some(&all))?;
+        Ok(Self { mesh, environment: environment.clone(), limits, all, host, gpu: OnceLock::new(), world })
     }
 
-    fn group(&self, axis: MeshAxis) -> &ProcessGroup {
-        match axis {
-            MeshAxis::Data => &self.data,
-            MeshAxis::Feature => &self.feature,
-        }
+    /// The group of an axis for what is on a device.
+    fn group(&self, axis: MeshAxis, device: Device) -> &ProcessGroup {
+        let on_gpu = self.gpu.get().filter(|_| device != Device::Cpu);
+        on_gpu.unwrap_or(&self.host).group(axis)
     }
 }
 
@@ -141,7 +166,7 @@ impl ParallelismStrategy for Distributed {
         if self.mesh.axis(axis).size == 1 {
             return Ok(());
         }
-        self.group(axis).all_reduce(tensor, Reduction::Sum)
+        self.group(axis, tensor.device()).all_reduce(tensor, Reduction::Sum)
     }
 
     fn reduce_gradients(&self, gradients: &mut [Tensor]) -> Result<()> {
@@ -150,7 +175,7 @@ impl ParallelismStrategy for Distributed {
         }
         let is_small = |gradient: &&Tensor| gradient.numel() * gradient.kind().elt_size_in_bytes() < SMALL_BYTES;
         let (small, large): (Vec<&Tensor>, Vec<&Tensor>) = gradients.iter().partition(is_small);
-        let start = |tensor: &Tensor| self.data.start_all_reduce(tensor.shallow_clone(), Reduction::Sum);
+        let start = |tensor: &Tensor| self.group(MeshAxis::Data, tensor.device()).start_all_reduce(tensor.shallow_clone(), Reduction::Sum);
         let under_way = large.into_iter().map(start).collect::<Result<Vec<_>>>()?;
         for kind in [Kind::Float, Kind::Double, Kind::BFloat16, Kind::Half] {
             self.sum_together(small.iter().copied().filter(|gradient| gradient.kind() == kind))?;
@@ -162,25 +187,25 @@ impl ParallelismStrategy for Distributed {
     }
 
     fn gather(&self, axis: MeshAxis, own: &Tensor, rows: usize) -> Result<Tensor> {
-        self.group(axis).all_gather(own, &shares(self.mesh.axis(axis).size, rows))
+        self.group(axis, own.device()).all_gather(own, &shares(self.mesh.axis(axis).size, rows))
     }
 
     fn begin_sum(&self, axis: MeshAxis, tensor: Tensor) -> Result<Pending> {
         if self.mesh.axis(axis).size == 1 {
             return Ok(Pending::done(tensor));
         }
-        let work = self.group(axis).start_all_reduce(tensor, Reduction::Sum)?;
+        let work = self.group(axis, tensor.device()).start_all_reduce(tensor, Reduction::Sum)?;
         Ok(Pending::new(move || work.wait()))
     }
 
     fn begin_gather(&self, axis: MeshAxis, own: &Tensor, rows: usize) -> Result<Pending> {
-        let work = self.group(axis).start_all_gather(own, &shares(self.mesh.axis(axis).size, rows))?;
+        let work = self.group(axis, own.device()).start_all_gather(own, &shares(self.mesh.axis(axis).size, rows))?;
         Ok(Pending::new(move || work.wait()))
     }
 
     fn begin_scatter(&self, axis: MeshAxis, whole: &Tensor) -> Result<Pending> {
         let rows = whole.size().first().map_or(0, |rows| *rows as usize);
-        let work = self.group(axis).start_reduce_scatter(whole, &shares(self.mesh.axis(axis).size, rows))?;
+        let work = self.group(axis, whole.device()).start_reduce_scatter(whole, &shares(self.mesh.axis(axis).size, rows))?;
         Ok(Pending::new(move || work.wait()))
     }
 
@@ -188,8 +213,15 @@ impl ParallelismStrategy for Distributed {
         self.all.barrier()
     }
 
+    /// Where that is a GPU, meets the others once more: NCCL has groups of its own.
     fn device(&self, asked: Device) -> Result<Device> {
-        self.environment.device(asked)
+        let device = self.environment.device(asked)?;
+        if device != Device::Cpu && self.all.axis().size > 1 && self.gpu.get().is_none() {
+            let groups = Axes::meet(&self.world, self.mesh, device, self.limits, None)?;
+            // Asked by one thread, once a run.
+            let _ = self.gpu.set(groups);
+        }
+        Ok(device)
     }
 
     fn traffic(&self) -> Result<Vec<Traffic>> {
@@ -200,8 +232,14 @@ impl ParallelismStrategy for Distributed {
         ];
         let axes = [MeshAxis::Data, MeshAxis::Feature].into_iter().filter(|axis| self.mesh.axis(*axis).size > 1);
         let along = |axis| {
-            let sent = self.group(axis).traffic();
-            kinds.map(|(operation, collective)| Traffic { axis, collective, calls: sent.calls(operation), bytes: sent.bytes(operation) })
+            let sent = [Some(&self.host), self.gpu.get()].map(|groups| groups.map(|groups| groups.group(axis).traffic()));
+            let sum = |of: &dyn Fn(&circuitlab_c10d::Traffic) -> u64| sent.iter().flatten().map(of).sum();
+            kinds.map(|(operation, collective)| Traffic {
+                axis,
+                collective,
+                calls: sum(&|sent| sent.calls(operation)),
+                bytes: sum(&|sent| sent.bytes(operation)),
+            })
         };
         Ok(axes.flat_map(along).collect())
     }
@@ -221,7 +259,7 @@ impl Distributed {
         }
         let flat = tensors.iter().map(|tensor| tensor.f_reshape([-1])).collect::<Result<Vec<_>, _>>()?;
         let mut flat = Tensor::f_cat(&flat, 0)?;
-        self.data.all_reduce(&mut flat, Reduction::Sum)?;
+        self.group(MeshAxis::Data, flat.device()).all_reduce(&mut flat, Reduction::Sum)?;
         let mut start = 0;
         for tensor in tensors {
             let count = tensor.numel() as i64;

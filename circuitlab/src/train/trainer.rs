@@ -105,7 +105,8 @@ pub fn train(request: &TrainRequest<'_>) -> Result<TrainSummary> {
     strategy.barrier()?;
     // Before anything is written.
     Sharing::in_parts(&config, strategy.mesh().data.size, strategy.mesh().feature.size)?;
-    config.compute.device = DeviceName(strategy.device(config.compute.device.0)?);
+    let asked = crate::device::resolve(config.compute.device)?;
+    config.compute.device = DeviceName(strategy.device(asked)?);
     if continues && let Some(done) = all_finished(request, &config, &*strategy)? {
         return Ok(done);
     }
