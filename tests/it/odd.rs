@@ -71,7 +71,7 @@ fn micro_batches_with_no_rows_on_some_ranks() {
     let cache = pipeline::cache(folder.path(), "0..0.02", &[]);
     let common =
         ["--set", "data.batch_rows=5", "--set", "size.d_features=3", "--set", "compute.dtype=f64", "--set", "metrics.every_steps=1"];
-    for form in ["kernels", "operations"] {
+    for form in ["dense", "kernels", "operations"] {
         let form = format!("transcoder.step={form}");
         let common = [&common[..], &["--set", "data.micro_batch_rows=1", "--set", &form]].concat();
         end_as_one(&cache, folder.path(), &common, &[(DDP, 2), (HYBRID, 4)], 1e-8);

@@ -115,7 +115,8 @@ pub(super) fn backward(
     mean_rows: i64,
 ) -> Result<LayerGradients> {
     let rows = inputs.size()[0];
-    let grad_reached = grad_targets.narrow(1, targets.start as i64, targets.len() as i64).reshape([rows, -1]);
+    let grad_reached =
+        grad_targets.narrow(1, targets.start as i64, targets.len() as i64).reshape([rows, targets.len() as i64 * grad_targets.size()[2]]);
     let norms = layer.decoder_norms();
     let (decoder, kind) = (layer.flat_decoder(), layer.compute_kind());
     let back = context.activation.backward(BackwardInput {
