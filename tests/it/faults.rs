@@ -272,6 +272,11 @@ fn ranks_that_fail_under_hybrid() {
     survives(&["--strategy", "hybrid", "--set", "strategy.feature=2"]);
 }
 
+#[test]
+fn ranks_that_fail_under_fsdp() {
+    survives(&["--strategy", "fsdp"]);
+}
+
 /// The others wait for it as long as for one that is late.
 #[test]
 fn ranks_that_are_gone_before_all_have_met() {

@@ -20,6 +20,7 @@ const LIMIT: Duration = Duration::from_mins(1);
 ///   all of them: 32 and 64-bit floats, scalars, empty tensors, views, several in a row.
 /// - `reduce_gradients` adds over the data axis.
 /// - `gather` joins the shares of an axis's members.
+/// - `begin_sum`, `begin_gather` and `begin_scatter` do the same, several at a time, in whatever order they are waited for.
 /// - `barrier` lets nobody through before all are there.
 /// - Fifty steps of a small dictionary by Adam with clipping, split over both axes, have losses, gradients and weights of one rank, and what all
 ///   ranks have stays the same on them to the bit.
@@ -40,6 +41,7 @@ fn conforms_within(limit: Duration, ranks: usize, make: impl Fn(usize) -> Box<dy
     sums::spread_what_is_no_number(&crew);
     sums::reduce_gradients_over_data(&crew);
     sums::gather_joins_the_shares(&crew);
+    sums::operations_go_on_together(&crew);
     step::is_that_of_one_rank(&crew);
     crew.dismiss();
 }

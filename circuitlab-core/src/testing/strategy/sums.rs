@@ -152,6 +152,36 @@ pub(super) fn gather_joins_the_shares(crew: &Crew) {
     }
 }
 
+/// Three operations begun one after the other, and waited for from the last to the first.
+pub(super) fn operations_go_on_together(crew: &Crew) {
+    const SHAPE: [i64; 2] = [7, 3];
+    let number = |place: usize| given(place, 0, &SHAPE, Kind::Double, Numbers::Whole);
+    for axis in [MeshAxis::Data, MeshAxis::Feature] {
+        let what = format!("operations begun together over {axis:?}");
+        let ends = crew.together(&what, move |rank| {
+            let share = rank.mesh.axis(axis).share(SHAPE[0] as usize);
+            let here = |whole: &Tensor| whole.narrow(0, share.start as i64, share.len() as i64);
+            let (summed, whole) = (number(place(rank.mesh)).tr(), number(place(rank.mesh)));
+            let sum = rank.strategy.begin_sum(axis, summed.shallow_clone())?;
+            let gather = rank.strategy.begin_gather(axis, &here(&number(members(rank.mesh, axis)[0])), SHAPE[0] as usize)?;
+            let scatter = rank.strategy.begin_scatter(axis, &whole)?;
+            let (scattered, gathered) = (scatter.wait()?, gather.wait()?);
+            let given_back = sum.wait()?;
+            Ok((summed, given_back, gathered, scattered))
+        });
+        for (rank, (mesh, (summed, given_back, gathered, scattered))) in crew.meshes().iter().zip(&ends).enumerate() {
+            let members = members(*mesh, axis);
+            let terms: Vec<Tensor> = members.iter().map(|place| number(*place)).collect();
+            let want = Tensor::stack(&terms, 0).sum_dim_intlist(0, false, Kind::Double);
+            let share = mesh.axis(axis).share(SHAPE[0] as usize);
+            assert!(*summed == want.tr() && *given_back == *summed, "{what}, rank {rank}: the sum is not in place");
+            assert!(*gathered == terms[0], "{what}, rank {rank}: it is not the members' shares");
+            let own = want.narrow(0, share.start as i64, share.len() as i64);
+            assert!(*scattered == own, "{what}, rank {rank}: it is not its share of the sum");
+        }
+    }
+}
+
 pub(super) fn reduce_gradients_over_data(crew: &Crew) {
     let gradients = |place: usize| -> Vec<Tensor> {
         CASES.iter().enumerate().map(|(index, case)| (case.part)(&given(place, index, case.shape, Kind::Double, Numbers::Whole))).collect()

@@ -82,7 +82,8 @@ impl Memory {
         let owned = sum(&|_| 1);
         let gathered = |layer| {
             let of_layer = specs.iter().filter(|spec| spec.layer == layer && layout.splits(spec));
-            of_layer.map(|spec| layout.used(spec) * (own(spec) + full)).sum::<u64>()
+            // A gradient on its way to its ranks has those of the others beside it.
+            of_layer.map(|spec| layout.used(spec) * (own(spec) + 2 * full)).sum::<u64>()
         };
         let pairs = (0..sizes.dims.layers).map(|layer| gathered(layer) + if layer > 0 { gathered(layer - 1) } else { 0 });
         let row = (sizes.dims.layers * sizes.dims.d_model) as u64;
@@ -252,7 +253,7 @@ mod tests {
         let sharded = memory(Kind::Float, Layout { data: 2, feature: 1, sharded: true }, Some(0.0), 4.0);
         // Of 160 weights half; 24 biases are everywhere.
         assert_eq!((sharded.weights, sharded.moments, sharded.gradients), (4 * 104, 8 * 104, 4 * 104));
-        assert_eq!(sharded.gathered, 160 * 8, "both layers are there at a time");
+        assert_eq!(sharded.gathered, 160 * 12, "both layers are there at a time");
         assert_eq!(sharded.batches, 4 * 5 * 8 * 2 * 4);
     }
 
