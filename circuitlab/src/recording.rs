@@ -168,7 +168,7 @@ impl Recording {
     ) -> Result<ReplayedStep> {
         let started = Instant::now();
         let context = StepContext::whole(&*self.activation, &*self.strategy, penalty, batch.inputs.size()[0]);
-        let output = gradient(&mut *self.transcoder, params, batch, context, None, self.micro_batches)?;
+        let output = gradient(&mut *self.transcoder, params, batch, &context, None, self.micro_batches)?;
         let gradients = if keep_gradients { output.gradients.iter().map(Tensor::copy).collect() } else { Vec::new() };
         let gradient_norm = global_norm(&output.gradients, output.gradient_squares.as_deref(), params, &*self.strategy)?;
         if !gradient_norm.is_finite() {

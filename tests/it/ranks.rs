@@ -155,6 +155,32 @@ fn every_strategy_trains_what_one_process_does_in_32_bits() {
     every_strategy_trains_what_one_process_does(&["--set", "data.micro_batch_rows=50"], "loss/", 1e-3);
 }
 
+/// A step of any form takes matrices that are shared out, and features whose reconstructions are added up.
+#[test]
+fn every_form_of_a_step_trains_what_one_process_does() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = pipeline::cache(folder.path(), "0..0.03", &[]);
+    let common =
+        ["--set", "schedule.steps=10", "--set", "size.d_features=31", "--set", "compute.dtype=f64", "--set", "data.micro_batch_rows=60"];
+    let by_features = ["--strategy", "hybrid", "--set", "strategy.feature=2", "--set", "strategy.shard=true"];
+    for (form, settings, strategy, ranks) in [
+        ("kernels", &["--set", "transcoder.step=kernels"][..], &["--strategy", "fsdp"][..], 3),
+        ("operations", &["--set", "transcoder.step=operations"], &by_features, 4),
+        ("dense", &["--set", "transcoder.step=dense"], &by_features, 4),
+        ("plt", &["--set", "transcoder=plt"], &["--strategy", "fsdp"], 2),
+        ("topk", &["--set", "activation=topk", "--set", "activation.k=4"], &["--strategy", "fsdp"], 2),
+    ] {
+        let common = [&common[..], settings].concat();
+        let want = weights(&run(&cache, folder.path(), &format!("{form}-alone"), &common, 1));
+        let found = weights(&run(&cache, folder.path(), form, &[&common[..], strategy].concat(), ranks));
+        assert_eq!(found.len(), want.len());
+        for ((file, one), (_, other)) in found.iter().zip(&want) {
+            let apart = apart(one, other);
+            assert!(apart < 1e-8, "{form}, {file}: {apart:e} apart from one process");
+        }
+    }
+}
+
 #[test]
 fn a_run_of_several_ranks_goes_on_to_the_bit() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -57,7 +57,7 @@ impl<'a> Shares<'a> {
     ///
     /// # Errors
     /// A rank that does not answer, and gradients that a step owes.
-    pub(crate) fn finish(self, gradients: Vec<Tensor>) -> Result<Vec<Tensor>> {
+    pub(crate) fn finish(self, gradients: &[Tensor]) -> Result<Vec<Tensor>> {
         let under_way = self.under_way.into_inner().unwrap_or_else(PoisonError::into_inner);
         let UnderWay { scattered, mut owned, summed, .. } = under_way;
         let mut done: Vec<Option<Tensor>> = gradients.iter().map(|_| None).collect();

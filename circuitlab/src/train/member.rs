@@ -126,8 +126,8 @@ impl Member {
         let pieces = pieces(&self.config.data, strategy.mesh().data);
         let strategy = &**strategy;
         let shares = Shares::new(strategy, &self.state.specs, &self.state.params);
-        let mut output = gradient(&mut **transcoder, &self.state.params, batch, context, Some(&shares), pieces)?;
-        output.gradients = shares.finish(output.gradients)?;
+        let mut output = gradient(&mut **transcoder, &self.state.params, batch, &context, Some(&shares), pieces)?;
+        output.gradients = shares.finish(&output.gradients)?;
         let gradient_norm = global_norm(&output.gradients, output.gradient_squares.as_deref(), &self.state.params, strategy)?;
         if !gradient_norm.is_finite() {
             return Err(self.not_finite(gradient_norm, batch, origin));

@@ -13,11 +13,11 @@ pub(crate) fn gradient(
     transcoder: &mut dyn Transcoder,
     params: &Parameters,
     batch: &Batch,
-    context: StepContext<'_>,
+    context: &StepContext<'_>,
     shares: Option<&Shares<'_>>,
     pieces: usize,
 ) -> Result<StepOutput> {
-    let mut context = StepContext { exchange: shares.map(|shares| shares as &dyn Exchange), ..context };
+    let mut context = StepContext { exchange: shares.map(|shares| shares as &dyn Exchange), ..*context };
     if pieces <= 1 {
         return Ok(transcoder.step(params, batch, &context)?);
     }
