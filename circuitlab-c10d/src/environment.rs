@@ -115,7 +115,7 @@ fn wrong(name: &str, text: &str, expected: &str) -> Error {
 
 fn missing(name: &str) -> Error {
     Error::Invalid(format!(
-        "the environment has no {name}: start the run by a launcher that says who is who (`torchrun --no-python`, `srun`), or set {RANK}, {WORLD_SIZE}, {MASTER_ADDR} and {MASTER_PORT}"
+        "the environment has no {name}: start the run by a launcher that says who is who (`circuitlab launch --ranks N -- train ..`, `torchrun --no-python`, `srun`), go on in one process with `--strategy single`, or set {RANK}, {WORLD_SIZE}, {MASTER_ADDR} and {MASTER_PORT}"
     ))
 }
 

@@ -61,7 +61,8 @@ impl<T> Drop for Work<T> {
     fn drop(&mut self) {
         let Some(run) = self.run.take() else { return };
         if let Err(error) = run.wait() {
-            tracing::warn!("an operation that nobody waited for failed: {error}");
+            // Whoever did not wait has an error of its own to tell.
+            tracing::debug!("an operation that nobody waited for failed: {error}");
         }
     }
 }

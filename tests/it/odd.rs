@@ -209,3 +209,25 @@ fn ports_and_masters_that_cannot_be_had_are_named() {
     assert!(said[1][1].contains("cuda:7"), "{said:?}");
     assert!(said.as_flattened().iter().all(|said| said.lines().count() == 1) && !out.exists(), "{said:?}");
 }
+
+#[test]
+fn ranks_that_would_not_be_one_run_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = pipeline::cache(folder.path(), "0..0.02", &[]);
+    let both = |outs: [&str; 2], more: [&[&str]; 2]| {
+        let port = free_port();
+        let ranks = [0, 1].map(|rank| started(&cache, &folder.path().join(outs[rank]), more[rank], [rank, 2], port));
+        ranks.map(|rank| rank.wait_with_output().expect("ends")).map(|output| (output.status.code(), stderr(&output)))
+    };
+    let single: &[&str] = &["--strategy", "single"];
+    for (code, said) in both(["run", "run"], [single, single]) {
+        assert!(code == Some(1) && said.contains("2 ranks were started, and the strategy is `single`"), "{said}");
+    }
+    for (code, said) in both(["here", "there"], [DDP, DDP]) {
+        assert!(code == Some(1) && said.contains("does not see the run folder") && said.contains("/there`"), "{said}");
+    }
+    for (code, said) in both(["run", "run"], [DDP, &["--strategy", "fsdp"]]) {
+        assert!(code == Some(1) && said.contains("`strategy.type` is \"fsdp\" there and \"ddp\" on rank 0"), "{said}");
+    }
+    assert!(!folder.path().join("here").exists() && !folder.path().join("run").exists(), "nothing is left behind");
+}

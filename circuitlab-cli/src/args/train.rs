@@ -38,7 +38,8 @@ pub struct TrainArgs {
     /// The sparsity activation plugin, such as `jumprelu`.
     #[arg(long, value_name = "NAME")]
     pub activation: Option<String>,
-    /// The parallelism strategy plugin, such as `single`.
+    /// The parallelism strategy plugin: `single`, or with several processes `ddp`, `fsdp`, `feature-sharded`, `hybrid`; may be given with
+    /// `--resume` too.
     #[arg(long, value_name = "NAME")]
     pub strategy: Option<String>,
     /// A metric sink plugin, such as `csv`; may be given again. Those given take the place of `jsonl` and `tensorboard`.
@@ -50,7 +51,7 @@ pub struct TrainArgs {
     /// Print the resolved config and what the run would cost, and do nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// With `--dry-run`: plan for so many ranks in the layout of the strategy's name (`ddp`, `fsdp`, `feature-sharded`), which need not run.
+    /// With `--dry-run`: plan for so many ranks in the layout of the strategy's name (`ddp`, `fsdp`, `feature-sharded`, `hybrid` with its settings), which need not run.
     #[arg(long, value_name = "N", requires = "dry_run")]
     pub ranks: Option<usize>,
     /// With `--dry-run`: plan for this mesh, such as `8x4` or `8x1,sharded`, whatever the strategy.

@@ -29,10 +29,27 @@ pub(super) fn run(args: &TrainArgs, context: &Context) -> anyhow::Result<()> {
         let plan = circuitlab::train::plan(&request, &plan_for)?;
         return context.print(&plan, || cost(&plan, args.memory));
     }
+    refuse_ranks_without_a_strategy(&request)?;
     request.stop = Some(signals::asks_to_stop()?);
     let summary = circuitlab::train::train(&request)?;
     // Of several ranks one is enough to say it.
     if summary.leads { print(&summary, args, context) } else { Ok(()) }
+}
+
+/// Refuses several processes of `single`, each of which would train alone, into one folder.
+fn refuse_ranks_without_a_strategy(request: &TrainRequest<'_>) -> anyhow::Result<()> {
+    let Some(ranks) = resume::ranks().filter(|ranks| *ranks > 1) else { return Ok(()) };
+    let recorded = request.out.join("config.toml");
+    let strategy = match &request.config {
+        Some(config) => config.strategy.name.clone(),
+        None if recorded.is_file() => circuitlab::config::resolve::<TrainConfig>(Some(&recorded), &[], Value::Null)?.strategy.name,
+        None => return Ok(()),
+    };
+    anyhow::ensure!(
+        strategy != "single",
+        "{ranks} ranks were started, and the strategy is `single`, which is one; name one, such as `--strategy ddp`, `fsdp`, `feature-sharded`"
+    );
+    Ok(())
 }
 
 /// The plugin libraries that the settings name, and those that a run to go on with was made with.
@@ -175,8 +192,9 @@ fn print(summary: &TrainSummary, args: &TrainArgs, context: &Context) -> anyhow:
     all["data_wait_share"] = json!(wait_share(summary));
     let Some(step) = summary.stopped_at else { return context.print(&all, || lines(summary)) };
     let again = resume::command_line(args);
+    let by = if resume::ranks_of_another_launcher().is_some() { ", by the launcher that started it" } else { "" };
     (all["stopped_at"], all["resume"]) = (json!(step), json!(again));
-    context.print(&all, || format!("stopped after step {}, with a checkpoint; to go on: {again}", human::whole(step)))
+    context.print(&all, || format!("stopped after step {}, with a checkpoint; to go on{by}: {again}", human::whole(step)))
 }
 
 /// What `--json` prints of a transcoder.

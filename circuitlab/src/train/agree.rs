@@ -51,6 +51,12 @@ impl Facts {
             if own.cache != theirs.cache {
                 return Some(format!("its cache has the digest {}, that of rank 0 {}; give both the same one", theirs.cache, own.cache));
             }
+        }
+        // A setting that differs may be why plugins do.
+        if let Some((key, own, theirs)) = differs("", &self.config, &other.config) {
+            return Some(format!("`{key}` is {theirs} there and {own} on rank 0; give all ranks the same settings"));
+        }
+        for (own, theirs) in self.origins.iter().zip(&other.origins) {
             if own.providers != theirs.providers {
                 let list = |origin: &Origin| {
                     origin
@@ -63,8 +69,7 @@ impl Facts {
                 return Some(format!("its plugins are {}, those of rank 0 {}", list(theirs), list(own)));
             }
         }
-        differs("", &self.config, &other.config)
-            .map(|(key, own, theirs)| format!("`{key}` is {theirs} there and {own} on rank 0; give all ranks the same settings"))
+        None
     }
 }
 

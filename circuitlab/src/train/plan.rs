@@ -9,7 +9,7 @@ mod work;
 use std::sync::Arc;
 
 use circuitlab_core::sparsity::has_threshold_form;
-use circuitlab_core::{Axis, Dims, ParallelismStrategy, ParameterSpec, Precision, SparsityActivation, Spec, Transcoder};
+use circuitlab_core::{Axis, Dims, Kind as Slot, ParallelismStrategy, ParameterSpec, Precision, SparsityActivation, Spec, Transcoder};
 use serde::Serialize;
 use tch::{Device, Kind};
 
@@ -276,6 +276,10 @@ fn settle(request: &TrainRequest<'_>, plan_for: &PlanFor) -> Result<(TrainConfig
         };
         return Ok((config, layout));
     };
+    if request.registry.knows(Slot::Strategy, &config.strategy.name) {
+        // It is not built here, and its settings are to be those of one that can be.
+        request.registry.complete::<dyn ParallelismStrategy>(&config.strategy)?;
+    }
     let strategy = config.strategy.clone();
     let layout = match (plan_for.layout, plan_for.ranks) {
         (Some(layout), Some(ranks)) if layout.ranks() != ranks => {

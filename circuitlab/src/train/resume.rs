@@ -1,8 +1,11 @@
 //! What a run is to do: its config resolved, its folders made or opened again.
 
+use std::fs;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use circuitlab_core::{MetricSink, ParallelismStrategy, Registry, SparsityActivation, Spec, Transcoder};
+use circuitlab_core::{Error as CoreError, MetricSink, ParallelismStrategy, Registry, SparsityActivation, Spec, Transcoder, files};
 use serde_json::Value;
 
 use super::config::TrainConfig;
@@ -95,11 +98,40 @@ pub(super) fn folder(
     strategy: &dyn ParallelismStrategy,
 ) -> Result<RunFolder> {
     let mut own = None;
-    ranks::told(strategy, || {
+    let several = strategy.mesh().data.size * strategy.mesh().feature.size > 1;
+    let token = path.join("ranks.token");
+    let said = ranks::told(strategy, || {
         own = Some(written(request, path, config, origin)?);
-        Ok(String::new())
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let said = format!("{} {}", std::process::id(), now.as_nanos());
+        if several {
+            files::write_atomic(&token, |out| out.write_all(said.as_bytes()))?;
+        }
+        Ok(said)
     })?;
+    if several {
+        let seen = ranks::all_well(strategy, if own.is_some() { Ok(()) } else { sees(path, &token, &said) });
+        if own.is_some() {
+            fs::remove_file(&token).map_err(CoreError::io("remove", &token))?;
+        }
+        seen?;
+    }
     Ok(own.unwrap_or_else(|| RunFolder::of_another_rank(path)))
+}
+
+/// Whether this rank sees what the one that leads wrote: ranks that have folders of their own by the same name would otherwise find out at the first
+/// checkpoint. A network file system may show a new file late.
+fn sees(path: &Path, token: &Path, said: &str) -> Result<()> {
+    for _ in 0..50 {
+        if fs::read_to_string(token).is_ok_and(|found| found == said) {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(100));
+    }
+    Err(Error::Invalid(format!(
+        "it does not see the run folder `{}` of rank 0; --out must be one folder that all ranks see",
+        path.display()
+    )))
 }
 
 fn written(request: &TrainRequest<'_>, path: &Path, config: &TrainConfig, origin: &Origin) -> Result<RunFolder> {

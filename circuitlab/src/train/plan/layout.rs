@@ -30,9 +30,9 @@ impl Layout {
         let layout = |data, feature, sharded| Ok(Some(Self { data, feature, sharded }));
         let (given, ranks) = (ranks, ranks.unwrap_or(1));
         match strategy.name.as_str() {
-            "single" if ranks != 1 => {
-                Err(Error::Invalid(format!("strategy `single` is one rank, not {ranks}; name one of `ddp`, `fsdp`, `feature-sharded`")))
-            }
+            "single" if ranks != 1 => Err(Error::Invalid(format!(
+                "strategy `single` is one rank, not {ranks}; name one of `ddp`, `fsdp`, `feature-sharded`, `hybrid`"
+            ))),
             "hybrid" => Self::of_hybrid(strategy, given).map(Some),
             "single" => layout(1, 1, false),
             "ddp" => layout(ranks, 1, false),
@@ -43,13 +43,30 @@ impl Layout {
     }
 
     fn of_hybrid(strategy: &Spec, ranks: Option<usize>) -> Result<Self> {
-        let size = |key: &str| strategy.settings.get(key).and_then(Value::as_u64).and_then(|size| usize::try_from(size).ok());
-        let [data, feature] = [size("data"), size("feature")];
+        let wrong = |key: &str, expected: &str, got: &Value| {
+            Error::Invalid(format!("strategy `hybrid`, key `{key}`: expected {expected}, got {got}"))
+        };
+        let given = |key: &str| strategy.settings.get(key).filter(|value| !value.is_null());
+        let size = |key: &str| {
+            let number = |value: &Value| value.as_u64().and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
+            given(key).map(|value| number(value).ok_or_else(|| wrong(key, "at least 1 part", value))).transpose()
+        };
+        let (data, feature) = (size("data")?, size("feature")?);
+        let shard = given("shard").map(|value| value.as_bool().ok_or_else(|| wrong("shard", "true or false", value))).transpose()?;
+        for (key, part) in [("data", data), ("feature", feature)] {
+            if let (Some(part), Some(ranks)) = (part, ranks)
+                && ranks % part != 0
+            {
+                return Err(Error::Invalid(format!(
+                    "strategy `hybrid`, key `{key}`: {ranks} ranks cannot be divided into {part} equal parts"
+                )));
+            }
+        }
         let rest = |part: usize| ranks.map_or(1, |ranks| ranks / part.max(1));
         let layout = Self {
             data: data.unwrap_or_else(|| rest(feature.unwrap_or(1))),
             feature: feature.unwrap_or_else(|| rest(data.unwrap_or(1))),
-            sharded: strategy.settings.get("shard").and_then(Value::as_bool).unwrap_or(false),
+            sharded: shard.unwrap_or(false),
         };
         if (data, feature) == (None, None) {
             return Err(Error::Invalid(
@@ -121,6 +138,7 @@ impl fmt::Display for Layout {
 #[cfg(test)]
 mod tests {
     use circuitlab_core::{Init, Precision, Update};
+    use serde_json::json;
 
     use super::*;
 
@@ -143,7 +161,18 @@ mod tests {
         assert_eq!(of_spec(&hybrid, None).expect("fits").as_deref(), Some("1x2"));
         assert_eq!(of_spec(&hybrid.with("data", 3).with("shard", true), None).expect("fits").as_deref(), Some("3x2,sharded"));
         let odd = of_spec(&Spec::named("hybrid").with("feature", 2), Some(7)).expect_err("seven").to_string();
-        assert!(odd.contains("a mesh of 3x2, and there are 7 ranks"), "{odd}");
+        assert!(odd.contains("key `feature`: 7 ranks cannot be divided into 2 equal parts"), "{odd}");
+        let both = Spec::named("hybrid").with("feature", 2).with("data", 2);
+        let both = of_spec(&both, Some(8)).expect_err("four").to_string();
+        assert!(both.contains("a mesh of 2x2, and there are 8 ranks"), "{both}");
+        for (key, value, message) in [
+            ("feature", json!(0), "at least 1 part, got 0"),
+            ("data", json!("two"), "got \"two\""),
+            ("shard", json!("maybe"), "true or false"),
+        ] {
+            let error = of_spec(&Spec::named("hybrid").with(key, value), Some(8)).expect_err("no size").to_string();
+            assert!(error.contains(&format!("key `{key}`")) && error.contains(message), "{error}");
+        }
         assert!(of("hybrid", 4).expect_err("not said how").to_string().contains("expected `data`, `feature` or both"));
         assert_eq!(of("ddp", 8).expect("fits").as_deref(), Some("8x1"));
         assert_eq!(of("fsdp", 8).expect("fits").as_deref(), Some("8x1,sharded"));
