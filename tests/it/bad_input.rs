@@ -139,7 +139,7 @@ fn training_that_cannot_be_done() {
     fails(&with(args.clone(), &["--set", "schedule.steps=9000000000000000000"]), &["more than can be counted"]);
     fails(&with(args.clone(), &["--set", "compute.threads=100000000"]), &["100000000", "threads", "1024"]);
     fails(&with(args.clone(), &["--set", "activation.threshold=1e300"]), &["initial weights", "`activation.threshold`"]);
-    fails(&with(args.clone(), &["--dry-run", "--strategy", "fsdp"]), &["unknown strategy `fsdp`"]);
+    fails(&with(args.clone(), &["--dry-run", "--strategy", "zero3"]), &["unknown strategy `zero3`"]);
     assert!(!out.exists(), "nothing is left behind");
 
     fs::create_dir(&out).expect("a folder");
