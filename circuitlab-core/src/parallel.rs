@@ -104,7 +104,7 @@ pub trait ParallelismStrategy: Debug + Send + Sync {
     /// A rank that does not answer.
     fn sum(&self, axis: MeshAxis, tensor: &mut Tensor) -> Result<()>;
 
-    /// Adds gradients up over the data axis. Each rank's are those of its own rows' share of the mean, so the sum is the
+    /// Adds gradients up over the data axis: those that a step did not hand on while it went on. Each rank's are those of its own rows' share of the mean, so the sum is the
     /// gradient of the whole batch.
     ///
     /// # Errors

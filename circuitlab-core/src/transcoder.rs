@@ -116,7 +116,8 @@ pub struct StepOutput {
     pub sparsity: Tensor,
     /// Pre-activation term, weighted: scalar.
     pub preact: Tensor,
-    /// Gradients in the order of the parameters, of this rank's rows only: the strategy reduces them. At least of 32 bits. They may
+    /// Gradients in the order of the parameters, of this rank's rows only; empty tensors in place of those that went away
+    /// ([`Exchange::takes`]). At least of 32 bits. They may
     /// share memory with what the transcoder keeps: the next call may write over them.
     pub gradients: Vec<Tensor>,
     /// The sum of the squares of each gradient, in the same order, where the step found them on its way.

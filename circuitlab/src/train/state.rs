@@ -117,7 +117,7 @@ pub(super) struct TrainState {
     pub(super) step: u64,
     /// The parameters of all features.
     pub(super) specs: Vec<ParameterSpec>,
-    /// Those of this rank's features.
+    /// What this rank owns of them.
     pub(super) params: Parameters,
     pub(super) adam: Adam,
     /// Rows of all ranks since each of this rank's features last fired on this rank's: `[layer, features here]`, int64.
