@@ -52,6 +52,23 @@ impl Mesh {
     /// A mesh with one rank.
     pub const SINGLE: Self = Self { data: Axis::SINGLE, feature: Axis::SINGLE, sharded: false };
 
+    /// How many ranks.
+    pub const fn ranks(&self) -> usize {
+        self.data.size * self.feature.size
+    }
+
+    /// Whether this rank is the first, which does what one alone must do.
+    pub const fn leads(&self) -> bool {
+        self.data.rank == 0 && self.feature.rank == 0
+    }
+
+    /// This rank's share of so many features, where both axes share them out: along `data` that of what it has along `feature`.
+    pub fn share(&self, features: usize) -> Range<usize> {
+        let here = self.feature.share(features);
+        let own = self.data.share(here.len());
+        here.start + own.start..here.start + own.end
+    }
+
     /// This rank's place on an axis.
     pub fn axis(&self, axis: MeshAxis) -> Axis {
         match axis {

@@ -77,12 +77,7 @@ impl ParameterSpec {
         if !self.per_feature {
             return 0..rows;
         }
-        let here = mesh.feature.share(rows);
-        if !self.is_sharded(mesh) {
-            return here;
-        }
-        let own = mesh.data.share(here.len());
-        here.start + own.start..here.start + own.end
+        if self.is_sharded(mesh) { mesh.share(rows) } else { mesh.feature.share(rows) }
     }
 
     /// Whether a rank owns less of it than its features.

@@ -40,14 +40,12 @@ impl Saving<'_> {
 
     /// The features that this process writes. Those of a rank of the feature axis are shared out along the data axis, so that all write.
     pub fn features(&self) -> Range<usize> {
-        let here = self.mesh.feature.share(self.dims.d_features);
-        let own = self.mesh.data.share(here.len());
-        here.start + own.start..here.start + own.end
+        self.mesh.share(self.dims.d_features)
     }
 
     /// Whether this process writes what belongs to no feature.
     pub fn leads(&self) -> bool {
-        self.mesh.data.rank == 0 && self.mesh.feature.rank == 0
+        self.mesh.leads()
     }
 
     /// Writes this process's features of all layers, a block of them at a time.

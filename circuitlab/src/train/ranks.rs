@@ -36,8 +36,7 @@ pub(super) fn dead(strategy: &dyn ParallelismStrategy, silent: &Tensor, limit: i
 
 /// Whether this rank is the one that writes.
 pub(super) fn leads(strategy: &dyn ParallelismStrategy) -> bool {
-    let mesh = strategy.mesh();
-    mesh.data.rank == 0 && mesh.feature.rank == 0
+    strategy.mesh().leads()
 }
 
 /// The name of a rank in messages: its number, row by row of the mesh.
@@ -49,7 +48,7 @@ pub(super) fn number(strategy: &dyn ParallelismStrategy) -> usize {
 /// What each rank says, by its [`number`].
 pub(super) fn heard(strategy: &dyn ParallelismStrategy, own: &str) -> Result<Vec<String>> {
     let mesh = strategy.mesh();
-    if mesh.data.size * mesh.feature.size == 1 {
+    if mesh.ranks() == 1 {
         return Ok(vec![own.to_owned()]);
     }
     let table = |own: &Tensor| -> Result<Tensor> {

@@ -98,7 +98,7 @@ pub(super) fn folder(
     strategy: &dyn ParallelismStrategy,
 ) -> Result<RunFolder> {
     let mut own = None;
-    let several = strategy.mesh().data.size * strategy.mesh().feature.size > 1;
+    let several = strategy.mesh().ranks() > 1;
     let token = path.join("ranks.token");
     let said = ranks::told(strategy, || {
         own = Some(written(request, path, config, origin)?);

@@ -152,7 +152,7 @@ impl TrainState {
         let specs = parts.transcoder.parameters(parts.dims, &*parts.activation)?;
         let mesh = parts.strategy.mesh();
         let saved = Checkpoint::open(folder, parts.dims.layers)?;
-        saved.check(ranks::number(&*parts.strategy), mesh.data.size * mesh.feature.size)?;
+        saved.check(ranks::number(&*parts.strategy), mesh.ranks())?;
         let mut params = saved.parameters(&specs, &mesh, Precision::Full.kind(kind), device)?;
         let mut adam = new_adam(config, &specs, &params, &mesh);
         let read = |at: usize, name: &str, kind| saved.rows(&specs[at], name, specs[at].owned(&mesh), kind, device);

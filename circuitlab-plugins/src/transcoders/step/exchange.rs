@@ -81,7 +81,7 @@ pub(super) struct FeatureSums<'a> {
     context: &'a StepContext<'a>,
     reach: Reach,
     layers: usize,
-    under_way: Vec<(usize, Pending)>,
+    under_way: Vec<Pending>,
 }
 
 impl<'a> FeatureSums<'a> {
@@ -97,13 +97,13 @@ impl<'a> FeatureSums<'a> {
         for complete in (self.reach)(self.layers, source)
             .filter(|of| !(source + 1..self.layers).any(|later| (self.reach)(self.layers, later).contains(of)))
         {
-            self.under_way.push((complete, self.context.strategy.begin_sum(MeshAxis::Feature, target(complete))?));
+            self.under_way.push(self.context.strategy.begin_sum(MeshAxis::Feature, target(complete))?);
         }
         Ok(())
     }
 
     /// Waits for all of them.
     pub(super) fn wait(self) -> Result<()> {
-        self.under_way.into_iter().try_for_each(|(_, sum)| sum.wait().map(drop))
+        self.under_way.into_iter().try_for_each(|sum| sum.wait().map(drop))
     }
 }
