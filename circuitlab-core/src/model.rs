@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::{DeviceName, FloatKind};
 use crate::hooks::NoHooks;
-use crate::{Error, HookPoint, HookVisitor, Result};
+use crate::{Error, FrozenPass, HookPoint, HookVisitor, Result};
 
 /// What a model family's plugin is built from: a Hugging Face folder (`config.json`, one or many safetensors files) and
 /// where and how to compute.
@@ -155,6 +155,19 @@ pub trait LanguageModel: Debug + Send {
         let logits = self.forward(past.push(tokens)?, &mut NoHooks)?;
         let logits = logits.ok_or_else(|| Error::Invalid(format!("model `{}` gave no logits", self.info().name)))?;
         Ok(logits.f_select(1, -1)?)
+    }
+
+    /// Runs one prompt, shows the visitor what it wants, and gives the model as it is linear there, for attribution; nothing where the
+    /// family does not state it.
+    ///
+    /// # Shapes
+    /// `tokens: [1, position]`, int64.
+    ///
+    /// # Errors
+    /// As for [`forward`](Self::forward), several prompts, and a visitor that stops or replaces.
+    fn freeze<'a>(&'a self, tokens: &Tensor, visitor: &mut dyn HookVisitor) -> Result<Option<FrozenPass<'a>>> {
+        let _ = (tokens, visitor);
+        Ok(None)
     }
 
     /// What kind of architecture it is, as JSON for people to read. Asked for once; may be empty.

@@ -166,6 +166,22 @@ pub struct SavedRows {
     pub per_feature: bool,
 }
 
+/// One layer of a linear dictionary, in the units of what it takes and gives. The reconstruction of a layer is the sum of the decoder rows that
+/// are written to it, each times its feature's activation, plus the layer's `b_dec` and its skip.
+#[derive(Debug)]
+pub struct Dictionary {
+    /// Encoder rows: `[d_features, d_model]`. A pre-activation is `w_enc[f] . x + b_enc[f]`.
+    pub w_enc: Tensor,
+    /// Encoder biases: `[d_features]`.
+    pub b_enc: Tensor,
+    /// Decoder rows to each of the layer's targets: `[d_features, targets, d_model]`.
+    pub w_dec: Tensor,
+    /// Decoder bias of this layer: `[d_model]`.
+    pub b_dec: Tensor,
+    /// The linear skip, where there is one, which adds `skip x` to this layer's reconstruction: `[d_model, d_model]`.
+    pub skip: Option<Tensor>,
+}
+
 /// What a part of a step cost.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StageCost {
@@ -238,6 +254,15 @@ pub trait Transcoder: Debug + Send {
     /// # Errors
     /// Shapes that do not fit, or too few source layers.
     fn decode(&self, params: &Parameters, acts: &[Tensor], target: usize) -> Result<Tensor>;
+
+    /// A layer as what it is, for attribution and interventions.
+    ///
+    /// # Errors
+    /// A layer that is not there, and a transcoder that is no linear dictionary.
+    fn dictionary(&self, params: &Parameters, layer: usize) -> Result<Dictionary> {
+        let _ = params;
+        Err(Error::Invalid(format!("layer {layer}: a `{}` does not say what it is as a linear dictionary", self.model_kind())))
+    }
 
     /// The files of a folder in circuit-tracer's layout, with all features and numbers of type `kind`. An activation that has a
     /// [`jump_form`](SparsityActivation::jump_form) is saved as that JumpReLU: its scale and shift go into the encoder.

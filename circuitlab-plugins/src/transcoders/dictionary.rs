@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use circuitlab_core::{
-    ActivationParameter, Dims, Error, Init, ParameterSpec, Parameters, Precision, Result, SparsityActivation, Update, shape,
+    ActivationParameter, Dictionary, Dims, Error, Init, ParameterSpec, Parameters, Precision, Result, SparsityActivation, Update, shape,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -186,6 +186,13 @@ fn edge(layer: &Layer<'_>, inputs: &Tensor, silent: i64) -> Tensor {
         (below + above) / 2.0
     };
     Tensor::cat(&layer.w_enc.split(block, 0).iter().map(of_block).collect::<Vec<_>>(), 0)
+}
+
+/// A layer as a linear dictionary.
+pub(super) fn layer(params: &Parameters, index: usize) -> Result<Dictionary> {
+    let layer = Layer::of(params, index)?;
+    let [b_enc, b_dec] = [layer.b_enc, layer.b_dec].map(Tensor::shallow_clone);
+    Ok(Dictionary { w_enc: layer.w_enc, b_enc, w_dec: layer.w_dec, b_dec, skip: None })
 }
 
 /// The activations of one source layer: `[rows, d_features]`.

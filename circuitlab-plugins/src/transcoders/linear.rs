@@ -8,7 +8,8 @@ use std::path::Path;
 use circuitlab_core::sparsity::has_thresholds;
 use circuitlab_core::tensors::FileLayout;
 use circuitlab_core::{
-    Batch, Dims, Error, ParameterSpec, Parameters, Result, SavedRows, Scales, SparsityActivation, StepContext, StepOutput, Transcoder,
+    Batch, Dictionary, Dims, Error, ParameterSpec, Parameters, Result, SavedRows, Scales, SparsityActivation, StepContext, StepOutput,
+    Transcoder,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -94,6 +95,10 @@ impl<L: Layout> Transcoder for Linear<L> {
 
     fn decode(&self, params: &Parameters, acts: &[Tensor], target: usize) -> Result<Tensor> {
         dictionary::decode(params, L::targets, acts, target)
+    }
+
+    fn dictionary(&self, params: &Parameters, layer: usize) -> Result<Dictionary> {
+        dictionary::layer(params, layer)
     }
 
     fn files(&self, dims: Dims, activation: &dyn SparsityActivation, kind: Kind) -> Result<Vec<FileLayout>> {

@@ -31,7 +31,7 @@ impl<T, F> Guarded<T, F> {
         self.what
     }
 
-    pub(super) fn call<R>(&self, body: impl FnOnce(&T) -> Result<R>) -> Result<R> {
+    pub(super) fn call<'a, R>(&'a self, body: impl FnOnce(&'a T) -> Result<R>) -> Result<R> {
         let inner = self.inner.as_ref().ok_or_else(|| gone(self.what))?;
         catch_plugin(self.what, || body(inner))
     }

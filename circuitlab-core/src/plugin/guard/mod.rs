@@ -7,6 +7,7 @@
 mod activation;
 mod codec;
 mod documents;
+mod frozen;
 mod guarded;
 mod metric;
 mod model;

@@ -2,8 +2,9 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::frozen::guard_pass;
 use super::guarded::Guarded;
-use crate::{HookPoint, HookVisitor, LanguageModel, ModelInfo, Past, Result};
+use crate::{FrozenPass, HookPoint, HookVisitor, LanguageModel, ModelInfo, Past, Result};
 
 /// What a model answers without an error.
 pub(super) struct Facts {
@@ -46,6 +47,11 @@ impl<T: LanguageModel> LanguageModel for Guarded<T, Facts> {
 
     fn extend(&self, tokens: &Tensor, past: &mut Past) -> Result<Tensor> {
         self.call(|model| model.extend(tokens, past))
+    }
+
+    fn freeze<'a>(&'a self, tokens: &Tensor, visitor: &mut dyn HookVisitor) -> Result<Option<FrozenPass<'a>>> {
+        let pass = self.call(|model| model.freeze(tokens, visitor))?;
+        Ok(pass.map(|pass| guard_pass(self.what(), pass)))
     }
 
     fn description(&self) -> String {

@@ -7,7 +7,9 @@ use tch::{Device, Kind, Tensor};
 
 use super::guarded::Guarded;
 use crate::tensors::FileLayout;
-use crate::{Batch, Dims, ParameterSpec, Parameters, Result, SavedRows, Scales, SparsityActivation, StepContext, StepOutput, Transcoder};
+use crate::{
+    Batch, Dictionary, Dims, ParameterSpec, Parameters, Result, SavedRows, Scales, SparsityActivation, StepContext, StepOutput, Transcoder,
+};
 
 /// Guards a transcoder.
 ///
@@ -48,6 +50,10 @@ impl<T: Transcoder> Transcoder for Guarded<T, &'static str> {
 
     fn decode(&self, params: &Parameters, acts: &[Tensor], target: usize) -> Result<Tensor> {
         self.call(|transcoder| transcoder.decode(params, acts, target))
+    }
+
+    fn dictionary(&self, params: &Parameters, layer: usize) -> Result<Dictionary> {
+        self.call(|transcoder| transcoder.dictionary(params, layer))
     }
 
     fn files(&self, dims: Dims, activation: &dyn SparsityActivation, kind: Kind) -> Result<Vec<FileLayout>> {

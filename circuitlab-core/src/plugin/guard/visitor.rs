@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{Action, Error, HookPoint, HookVisitor, LanguageModel, ModelInfo, Past, Result};
+use crate::{Action, Error, FrozenPass, HookPoint, HookVisitor, LanguageModel, ModelInfo, Past, Result};
 
 /// Wraps a model on the host's side: a visitor that panics ends the forward pass, and its panic goes on in the host.
 pub(in crate::plugin) fn shield(model: Box<dyn LanguageModel>) -> Box<dyn LanguageModel> {
@@ -29,20 +29,29 @@ impl LanguageModel for Shielded {
     }
 
     fn forward(&self, tokens: &Tensor, visitor: &mut dyn HookVisitor) -> Result<Option<Tensor>> {
-        let mut caught = Caught { visitor, panic: None };
-        let outcome = self.0.forward(tokens, &mut caught);
-        match caught.panic {
-            Some(panic) => resume_unwind(panic),
-            None => outcome,
-        }
+        caught(visitor, |visitor| self.0.forward(tokens, visitor))
     }
 
     fn extend(&self, tokens: &Tensor, past: &mut Past) -> Result<Tensor> {
         self.0.extend(tokens, past)
     }
 
+    fn freeze<'a>(&'a self, tokens: &Tensor, visitor: &mut dyn HookVisitor) -> Result<Option<FrozenPass<'a>>> {
+        caught(visitor, |visitor| self.0.freeze(tokens, visitor))
+    }
+
     fn description(&self) -> String {
         self.0.description()
+    }
+}
+
+/// Runs a pass with a visitor whose panic goes on after it.
+fn caught<R>(visitor: &mut dyn HookVisitor, pass: impl FnOnce(&mut dyn HookVisitor) -> Result<R>) -> Result<R> {
+    let mut caught = Caught { visitor, panic: None };
+    let outcome = pass(&mut caught);
+    match caught.panic {
+        Some(panic) => resume_unwind(panic),
+        None => outcome,
     }
 }
 
