@@ -2,6 +2,7 @@
 //! `[dev-dependencies]` and calls the suite of its kind from one test; first-party plugins go through the same suites.
 
 pub mod activation;
+mod adjoint;
 pub mod codec;
 pub mod metric;
 pub mod model;

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use tch::{Kind, Tensor};
 
+use super::adjoint;
 use crate::hooks::NoHooks;
 use crate::{Action, BlockHook, HookPoint, HookVisitor, LanguageModel, ModelInfo, Past, Result};
 
 /// Checks a model against the contract of [`LanguageModel`]: its hook points in order and with their shapes; that a value
 /// replaced by itself changes nothing and by another changes the logits; that a stopped pass ends; that tokens and
 /// replacements which do not fit are errors; that rows of a batch do not touch each other, nor later tokens earlier ones; that a
-/// pass in parts is a whole one.
+/// pass in parts is a whole one; that its adjoint, where it states one, is what forward passes do.
 ///
 /// Pass a small model: the suite runs some five forward passes per hook point, on at most eight positions. Values are
 /// compared with a tolerance of 1e-4 of the largest logit, or 3e-2 for 16-bit types.
@@ -31,6 +32,7 @@ pub fn conforms(model: &dyn LanguageModel) {
     rows_are_independent(model, &tokens, &plain);
     later_tokens_do_not_reach_back(model, &tokens, &plain);
     extending_is_a_pass_in_parts(model, &tokens, &plain);
+    adjoint::is_what_the_model_does(model, &tokens);
 }
 
 /// Two rows of different tokens that spread over the vocabulary.

@@ -68,7 +68,7 @@ impl Attention {
         }
         let watched = walk.wants(BlockHook::Pattern) || walk.wants(BlockHook::AttnGate);
         let mixed = if watched || self.gated || self.cap.is_some() {
-            let pattern = self.pattern(&query, &key, around.masks, walk)?;
+            let pattern = self.pattern_of(&query, &key, around.masks, walk)?;
             self.mix(&pattern, &value)
         } else {
             self.fused(&query, &key, &value, around.masks)
@@ -80,12 +80,13 @@ impl Attention {
     /// `softmax(cap(query key^T scale))` over the keys that each query sees, times the gate where there is one.
     ///
     /// # Shapes
-    /// `query: [batch, position, head, d_head]`, `key: [batch, position, kv_head, d_head]`; gives `[batch, head, query, key]`.
-    fn pattern(&self, query: &Tensor, key: &Tensor, masks: &mut Masks, walk: &mut BlockWalk<'_, '_>) -> Result<Tensor, Halt> {
-        let (batch, positions) = (query.size()[0], query.size()[1]);
+    /// `query: [batch, position, head, d_head]`, `key: [batch, position, kv_head, d_head]`, of all heads or some; gives
+    /// `[batch, head, query, key]`.
+    pub(super) fn pattern_of(&self, query: &Tensor, key: &Tensor, masks: &mut Masks, walk: &mut BlockWalk<'_, '_>) -> Result<Tensor, Halt> {
+        let (batch, positions, heads, kv_heads) = (query.size()[0], query.size()[1], query.size()[2], key.size()[2]);
         // The queries of a group are stacked, so that their shared key is not repeated in memory.
-        let stacked = (query * self.scale).transpose(1, 2).reshape([batch, self.kv_heads, -1, self.d_head]);
-        let mut scores = stacked.matmul(&key.permute([0, 2, 3, 1])).view([batch, self.heads, positions, key.size()[1]]);
+        let stacked = (query * self.scale).transpose(1, 2).reshape([batch, kv_heads, -1, self.d_head]);
+        let mut scores = stacked.matmul(&key.permute([0, 2, 3, 1])).view([batch, heads, positions, key.size()[1]]);
         if let Some(cap) = self.cap {
             scores = capped(&scores, cap);
         }
@@ -106,7 +107,7 @@ impl Attention {
         stacked.matmul(&value.transpose(1, 2)).view([batch, self.heads, positions, self.d_head]).transpose(1, 2)
     }
 
-    /// The same as [`mix`](Self::mix) of [`pattern`](Self::pattern), without the pattern in memory.
+    /// The same as [`mix`](Self::mix) of [`pattern_of`](Self::pattern_of), without the pattern in memory.
     fn fused(&self, query: &Tensor, key: &Tensor, value: &Tensor, masks: &mut Masks) -> Tensor {
         let by_head = |x: &Tensor| x.transpose(1, 2);
         let grouped = self.kv_heads != self.heads;

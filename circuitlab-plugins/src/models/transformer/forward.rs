@@ -1,11 +1,12 @@
 //! The forward pass.
 
 use circuitlab_core::hooks::NoHooks;
-use circuitlab_core::{BlockHook, Error, HookPoint, HookVisitor, LanguageModel, ModelInfo, Past, Result, shape};
+use circuitlab_core::{BlockHook, Error, FrozenPass, HookPoint, HookVisitor, LanguageModel, ModelInfo, Past, Result, shape};
 use tch::{Device, Kind, Tensor};
 
 use super::attention::{Surroundings, capped};
 use super::block::Block;
+use super::frozen::freeze;
 use super::mask::Masks;
 use super::norm::{Norm, NormHooks};
 use super::rotary::{Angles, Rotary};
@@ -78,6 +79,10 @@ impl LanguageModel for Transformer {
             Err(Halt::Failed(error)) => Err(error),
             Err(Halt::Stopped) => Err(Error::Invalid("a pass without a visitor was stopped".to_owned())),
         }
+    }
+
+    fn freeze<'a>(&'a self, tokens: &Tensor, visitor: &mut dyn HookVisitor) -> Result<Option<FrozenPass<'a>>> {
+        freeze(self, tokens, visitor).map(Some)
     }
 
     fn description(&self) -> String {

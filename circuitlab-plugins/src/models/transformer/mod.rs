@@ -9,6 +9,7 @@ mod description;
 mod family;
 mod fingerprint;
 mod forward;
+mod frozen;
 mod mask;
 mod mlp;
 mod norm;

@@ -59,10 +59,24 @@ impl Angles {
     /// # Shapes
     /// `x: [batch, position, head, d_head]`, and the same back.
     pub(super) fn rotate(&self, x: &Tensor) -> Tensor {
+        self.turn(x, &self.sin)
+    }
+
+    /// The adjoint of [`rotate`](Self::rotate).
+    pub(super) fn rotate_back(&self, x: &Tensor) -> Tensor {
+        self.turn(x, &-&self.sin)
+    }
+
+    /// The angles of some of the positions: `[rows]`.
+    pub(super) fn at(&self, positions: &Tensor) -> Self {
+        Self { pairs: self.pairs, cos: self.cos.index_select(0, positions), sin: self.sin.index_select(0, positions) }
+    }
+
+    fn turn(&self, x: &Tensor, sin: &Tensor) -> Tensor {
         let first = x.narrow(-1, 0, self.pairs);
         let second = x.narrow(-1, self.pairs, self.pairs);
         let rest = x.narrow(-1, 2 * self.pairs, x.size()[3] - 2 * self.pairs);
-        let turned = [&first * &self.cos - &second * &self.sin, &second * &self.cos + &first * &self.sin, rest];
+        let turned = [&first * &self.cos - &second * sin, &second * &self.cos + &first * sin, rest];
         Tensor::cat(&turned, -1)
     }
 }
