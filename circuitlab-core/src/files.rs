@@ -46,7 +46,7 @@ pub fn write_folder<E: From<Error>>(place: &Path, fill: impl FnOnce(&Path) -> Re
     })
 }
 
-/// Gives the folder that was filled under the name [`part_path`] its own name.
+/// Gives the folder, or the file, that was filled under the name [`part_path`] its own name. A file takes the place of another one.
 ///
 /// # Errors
 /// [`Error::Io`] when the place is taken by a folder that is not empty.

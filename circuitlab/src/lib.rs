@@ -10,6 +10,7 @@ pub mod error;
 pub mod eval;
 pub mod export;
 pub mod generate;
+pub mod graph;
 pub mod hub;
 pub mod model;
 pub mod plugins;

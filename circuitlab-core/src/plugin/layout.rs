@@ -63,7 +63,7 @@ const fn digest() -> u64 {
         StepOutput { mse, sparsity, preact, gradients, gradient_squares, squared_error, active_rows, stages },
         SavedRows { file, tensor, rows, per_feature },
         Scales { inputs, targets },
-        FileLayout { file, tensors },
+        FileLayout { file, tensors, metadata },
         TensorLayout { name, shape, kind },
         ModelInfo { family, name, fingerprint, layers, d_model, heads, vocabulary, context, bos, eos, stops },
         Past { tokens, layers },

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use safetensors::tensor::{SafeTensors, TensorView};
+use safetensors::tensor::{SafeTensorError, SafeTensors, TensorView};
 use tch::{Device, Kind, Tensor};
 
 use super::kinds::kind_of;
@@ -46,6 +46,15 @@ impl TensorFile {
     /// A damaged header.
     pub fn names(&self) -> Result<Vec<String>> {
         Ok(self.parse()?.names().into_iter().map(ToOwned::to_owned).collect())
+    }
+
+    /// A text of the header's `__metadata__`, where it has one of that name.
+    ///
+    /// # Errors
+    /// A damaged header.
+    pub fn metadata(&self, name: &str) -> Result<Option<String>> {
+        let (_, header) = SafeTensors::read_metadata(&self.map).map_err(|error| self.unreadable(&error))?;
+        Ok(header.metadata().as_ref().and_then(|texts| texts.get(name).cloned()))
     }
 
     /// Whether it holds a tensor of that name.
@@ -182,7 +191,11 @@ impl TensorFile {
     }
 
     fn parse(&self) -> Result<SafeTensors<'_>> {
-        SafeTensors::deserialize(&self.map).map_err(|error| Error::format(&self.path, format!("not a whole safetensors file: {error}")))
+        SafeTensors::deserialize(&self.map).map_err(|error| self.unreadable(&error))
+    }
+
+    fn unreadable(&self, error: &SafeTensorError) -> Error {
+        Error::format(&self.path, format!("not a whole safetensors file: {error}"))
     }
 }
 

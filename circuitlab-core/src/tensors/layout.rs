@@ -53,6 +53,8 @@ pub struct FileLayout {
     pub file: PathBuf,
     /// What it holds.
     pub tensors: Vec<TensorLayout>,
+    /// A name and a text of the header's `__metadata__`, which holds no more than that one, so that its bytes are the same each time.
+    pub metadata: Option<(String, String)>,
 }
 
 /// Where a tensor lies.
@@ -65,7 +67,14 @@ pub(super) struct Place {
 impl FileLayout {
     /// A file of these tensors.
     pub fn new(file: impl Into<PathBuf>, tensors: Vec<TensorLayout>) -> Self {
-        Self { file: file.into(), tensors }
+        Self { file: file.into(), tensors, metadata: None }
+    }
+
+    /// The same with a text in its header, which [`TensorFile::metadata`](super::TensorFile::metadata) gives back.
+    #[must_use]
+    pub fn with_metadata(mut self, name: impl Into<String>, text: impl Into<String>) -> Self {
+        self.metadata = Some((name.into(), text.into()));
+        self
     }
 
     /// Makes the file with its header and its length. Until rows are written its numbers are zeros.
@@ -127,7 +136,8 @@ impl FileLayout {
             }
         }
         let unfit = |error: String| Error::Invalid(format!("cannot lay out `{}`: {error}", self.file.display()));
-        let metadata = Metadata::new(None, infos).map_err(|error| unfit(error.to_string()))?;
+        let texts = self.metadata.clone().map(|text| HashMap::from([text]));
+        let metadata = Metadata::new(texts, infos).map_err(|error| unfit(error.to_string()))?;
         let mut text = serde_json::to_vec(&metadata).map_err(|error| unfit(error.to_string()))?;
         // The numbers begin at a multiple of 8.
         text.resize(text.len().next_multiple_of(8), b' ');
@@ -206,6 +216,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_text_of_the_header_comes_back_and_rows_of_bytes_leave_holes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let layout =
+            FileLayout::new("a.safetensors", vec![TensorLayout::new("a", &[3, 2], Kind::Float)]).with_metadata("note", "\u{e4} {}");
+        layout.create(folder.path()).expect("creates");
+        let mut writer = layout.open(folder.path()).expect("opens");
+        let row: Vec<u8> = [1.5_f32, -2.0].iter().flat_map(|number| number.to_le_bytes()).collect();
+        writer.row_of_bytes("a", 1, &row).expect("fits");
+        for (row, bytes) in [(3, &row[..]), (-1, &row[..]), (0, &row[..7])] {
+            assert!(writer.row_of_bytes("a", row, bytes).expect_err("no room").to_string().contains("tensor `a` has shape [3, 2]"));
+        }
+        assert!(writer.finish().expect("syncs").is_empty(), "they have no checksums");
+        let file = TensorFile::open(&folder.path().join("a.safetensors")).expect("opens");
+        assert_eq!(file.metadata("note").expect("reads").as_deref(), Some("\u{e4} {}"));
+        assert_eq!(file.metadata("other").expect("reads"), None);
+        let back = file.tensor("a", None, Device::Cpu).expect("is there");
+        assert_eq!(back, Tensor::from_slice(&[0.0_f32, 0.0, 1.5, -2.0, 0.0, 0.0]).view([3, 2]));
     }
 
     #[test]

@@ -74,6 +74,24 @@ impl TensorWriter {
         Ok(())
     }
 
+    /// Writes one row as the bytes that it has in the file, little endian. It gets no checksum, so that rows may come in any order, however
+    /// many there are; those that never come are holes where the file system has holes.
+    ///
+    /// # Errors
+    /// As [`rows`](Self::rows).
+    pub fn row_of_bytes(&mut self, name: &str, row: i64, data: &[u8]) -> Result<()> {
+        let Place { begin, layout } =
+            self.places.get(name).ok_or_else(|| Error::format(&self.path, format!("it has no room for a tensor `{name}`")))?;
+        if row < 0 || row >= layout.rows() || data.len() != layout.row_bytes() {
+            let (shape, kind) = (&layout.shape, layout.kind);
+            let message = format!("tensor `{name}` has shape {shape:?} of {kind:?}, which {} bytes of row {row} do not fit", data.len());
+            return Err(Error::Invalid(message));
+        }
+        let place = begin + row as u64 * data.len() as u64;
+        let done = self.file.seek(SeekFrom::Start(place)).and_then(|_| self.file.write_all(data));
+        done.map_err(Error::io("write", &self.path))
+    }
+
     /// Enters rows, with the last ones where they follow upon these, and gives the checksum of what was there.
     fn continued(&mut self, name: &str, first: i64, count: i64) -> u32 {
         if let Some(at) = self.written.iter().position(|known| known.tensor == name && known.first + known.rows == first) {

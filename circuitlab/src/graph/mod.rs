@@ -1,0 +1,11 @@
+//! Attribution graphs: which features, errors and tokens made a model say what it said.
+//!
+//! A [`Graph`] is a file of [`Nodes`] and of a row for each feature and logit among them: what every other node adds to it. A
+//! [`GraphWriter`] writes one row by row, in any order, and whatever reads it takes a row at a time, since a matrix of all nodes may be far
+//! larger than the memory.
+
+mod file;
+mod nodes;
+
+pub use file::{Graph, GraphMeta, GraphWriter, Rows};
+pub use nodes::{ActiveFeature, LogitNode, NodeKind, Nodes};
