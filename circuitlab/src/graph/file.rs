@@ -208,8 +208,9 @@ impl Rows for Graph {
         let length = self.nodes.count();
         let (_, data) = self.file.raw(MATRIX)?;
         let row_bytes = length * size_of::<f32>();
-        // A node without a row is refused below.
-        let data = data.get(node * row_bytes..(node + 1) * row_bytes).unwrap_or_default();
+        // A node that is none is refused below, for its row has no numbers.
+        let begin = node.saturating_mul(row_bytes);
+        let data = data.get(begin..begin.saturating_add(row_bytes)).unwrap_or_default();
         row.clear();
         row.extend(data.chunks_exact(4).map(|number| f32::from_le_bytes([number[0], number[1], number[2], number[3]])));
         self.file.release(data);
