@@ -5,7 +5,16 @@
 //! larger than the memory.
 
 mod file;
+mod influence;
 mod nodes;
+mod prune;
+mod scores;
+#[cfg(test)]
+mod tests;
+mod threshold;
 
 pub use file::{Graph, GraphMeta, GraphWriter, Rows};
+pub use influence::Influence;
 pub use nodes::{ActiveFeature, LogitNode, NodeKind, Nodes};
+pub use prune::{Edge, PruneOptions, Pruned};
+pub use scores::Scores;
