@@ -1,5 +1,6 @@
 //! Graphs beside those of circuit-tracer and beside a plain statement of the same.
 
+mod attribute;
 mod dense;
 mod oracle;
 mod prune;
