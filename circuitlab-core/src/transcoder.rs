@@ -246,14 +246,15 @@ pub trait Transcoder: Debug + Send {
     /// Shapes that do not fit.
     fn encode(&self, params: &Parameters, activation: &dyn SparsityActivation, source: usize, inputs: &Tensor) -> Result<Tensor>;
 
-    /// The reconstruction of one target layer, decoder bias included.
+    /// The reconstruction of one target layer, decoder bias and, where there is one, linear skip included.
     ///
     /// # Shapes
-    /// `acts[s]: [rows, d_features]` for every source layer `s` up to `target`; gives `[rows, d_model]`.
+    /// `acts[s]: [rows, d_features]` for every source layer `s` up to `target`; `inputs: [rows, d_model]`, which layer `target` itself reads
+    /// and a skip is taken of; gives `[rows, d_model]`.
     ///
     /// # Errors
     /// Shapes that do not fit, or too few source layers.
-    fn decode(&self, params: &Parameters, acts: &[Tensor], target: usize) -> Result<Tensor>;
+    fn decode(&self, params: &Parameters, acts: &[Tensor], inputs: &Tensor, target: usize) -> Result<Tensor>;
 
     /// A layer as what it is, for attribution and interventions.
     ///
@@ -290,6 +291,16 @@ pub trait Transcoder: Debug + Send {
     /// # Errors
     /// Files that are missing or damaged.
     fn has_thresholds(&self, folder: &Path) -> Result<bool>;
+
+    /// Whether the files of a folder hold a linear skip. Such a folder is read by the transcoder of the same name whose setting `skip` is
+    /// `true`.
+    ///
+    /// # Errors
+    /// Files that are missing or damaged.
+    fn has_skip(&self, folder: &Path) -> Result<bool> {
+        let _ = folder;
+        Ok(false)
+    }
 
     /// Reads such files back.
     ///

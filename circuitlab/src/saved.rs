@@ -1,5 +1,6 @@
 //! Saved transcoders: a folder in circuit-tracer's layout, whose `config.yaml` says what it was trained on.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -35,9 +36,28 @@ pub struct Card {
     /// Active features of a row, where the activation is circuit-tracer's `topk`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub k: Option<u64>,
+    /// What graphs call it; other tools find its features' pages by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scan: Option<Scan>,
+    /// Where each layer's file is, in order, where the folder does not hold them by circuit-tracer's names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transcoders: Option<Vec<String>>,
     /// What other tools do not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuitlab: Option<Provenance>,
+    /// What this crate does not know.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, serde_json::Value>,
+}
+
+/// A transcoder's name in graphs, or one for each layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Scan {
+    /// Of the whole.
+    One(String),
+    /// Of each layer.
+    Many(Vec<String>),
 }
 
 /// Where a transcoder comes from.
@@ -160,15 +180,16 @@ impl SavedTranscoder {
         Ok(self.transcoder.encode(&self.params, &*self.activation, source, inputs)?)
     }
 
-    /// The reconstruction of one target layer from the activations of all source layers up to it.
+    /// The reconstruction of one target layer from the activations of all source layers up to it, and from its own inputs, which a linear
+    /// skip is taken of.
     ///
     /// # Shapes
-    /// `acts[s]: [rows, d_features]`; gives `[rows, d_model]`, raw.
+    /// `acts[s]: [rows, d_features]`; `inputs: [rows, d_model]`, raw; gives `[rows, d_model]`, raw.
     ///
     /// # Errors
     /// Shapes that do not fit, or too few source layers.
-    pub fn decode(&self, acts: &[Tensor], target: usize) -> Result<Tensor> {
-        Ok(self.transcoder.decode(&self.params, acts, target)?)
+    pub fn decode(&self, acts: &[Tensor], inputs: &Tensor, target: usize) -> Result<Tensor> {
+        Ok(self.transcoder.decode(&self.params, acts, inputs, target)?)
     }
 
     /// The two places in a block that it reads and writes.
@@ -289,11 +310,39 @@ pub fn check_hooks(input: BlockHook, output: BlockHook) -> Result<()> {
 fn by_model_kind(registry: &Registry, folder: &Path, model_kind: &str) -> Result<Box<dyn Transcoder>> {
     let mut known = Vec::new();
     for name in registry.names(Kind::Transcoder) {
-        let transcoder = registry.build::<dyn Transcoder>(&Spec::named(name))?;
+        let transcoder = registry.build::<dyn Transcoder>(&Spec::named(&name))?;
         if transcoder.model_kind() == model_kind {
+            if transcoder.has_skip(folder)? {
+                return Ok(registry.build::<dyn Transcoder>(&Spec::named(name).with("skip", true))?);
+            }
             return Ok(transcoder);
         }
         known.push(transcoder.model_kind().to_owned());
     }
     Err(CoreError::format(folder.join(CARD), format!("unknown `model_kind: {model_kind}`; known: {}", known.join(", "))).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "a card of somebody else's")]
+    fn a_card_is_written_with_all_that_was_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let text = "model_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\nfeature_output_hook: hook_mlp_out\nscan: some/where//l@main\n\
+                    transcoders:\n- hf://a/b/layer_0.npz?revision=x\n- layer_1.npz\nrepo_id: a/b\nrevision: null\nsizes:\n  wide: [1, 2.5, true]\n";
+        fs::write(folder.path().join(CARD), text).expect("writes");
+        let card = read_card(folder.path()).expect("reads");
+        assert_eq!(card.scan, Some(Scan::One("some/where//l@main".to_owned())));
+        assert_eq!(card.transcoders.as_deref().map(<[String]>::len), Some(2));
+        assert_eq!(card.other["sizes"], serde_json::json!({ "wide": [1, 2.5, true] }));
+        let again = folder.path().join("again");
+        fs::create_dir(&again).expect("a folder");
+        write_card(&again, &card).expect("writes");
+        assert_eq!(read_card(&again).expect("reads"), card);
+        fs::write(folder.path().join(CARD), text.replace("some/where//l@main", "[a, b]")).expect("writes");
+        let many = Scan::Many(vec!["a".to_owned(), "b".to_owned()]);
+        assert_eq!(read_card(folder.path()).expect("reads").scan, Some(many));
+    }
 }

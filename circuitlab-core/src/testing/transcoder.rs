@@ -122,7 +122,9 @@ impl<'a> Case<'a> {
     fn reconstruct_with(&self, activation: &dyn SparsityActivation, params: &Parameters, inputs: &Tensor) -> Tensor {
         let encode = |s: usize| self.transcoder.encode(params, activation, s, &inputs.select(1, s as i64)).expect("fitting shapes");
         let acts: Vec<Tensor> = (0..DIMS.layers).map(encode).collect();
-        let all: Vec<Tensor> = (0..DIMS.layers).map(|t| self.transcoder.decode(params, &acts, t).expect("fitting shapes")).collect();
+        let all: Vec<Tensor> = (0..DIMS.layers)
+            .map(|t| self.transcoder.decode(params, &acts, &inputs.select(1, t as i64), t).expect("fitting shapes"))
+            .collect();
         Tensor::stack(&all, 1)
     }
 
@@ -296,6 +298,6 @@ impl<'a> Case<'a> {
             self.transcoder.encode(&self.params, self.activation, DIMS.layers, &noise(&[ROWS, DIMS.d_model as i64], 9)).is_err(),
             "no such layer"
         );
-        assert!(self.transcoder.decode(&self.params, &[], 0).is_err(), "no source layer");
+        assert!(self.transcoder.decode(&self.params, &[], &noise(&[ROWS, DIMS.d_model as i64], 9), 0).is_err(), "no source layer");
     }
 }

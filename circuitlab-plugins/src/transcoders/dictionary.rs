@@ -5,6 +5,7 @@
 //! ```text
 //! W_enc_{l}  [d_features, d_model]            b_enc_{l}  [d_features]
 //! W_dec_{l}  [d_features, targets, d_model]   b_dec_{l}  [d_model]      and the activation's own, such as log_threshold_{l}
+//! W_skip_{l} [d_model, d_model], which adds W_skip x to the layer's reconstruction; the last of a layer, where there is one
 //! ```
 //!
 //! A feature's decoder rows to all its targets lie side by side, so that a source layer is decoded by one product.
@@ -20,7 +21,7 @@ use tch::{Device, Kind, Tensor};
 pub(super) type Reach = fn(layers: usize, source: usize) -> Range<usize>;
 
 /// The specs of all layers' parameters.
-pub(super) fn parameters(dims: Dims, reach: Reach, activation: &dyn SparsityActivation) -> Vec<ParameterSpec> {
+pub(super) fn parameters(dims: Dims, reach: Reach, activation: &dyn SparsityActivation, skip: bool) -> Vec<ParameterSpec> {
     let (layers, features, d_model) = (dims.layers, dims.d_features as i64, dims.d_model as i64);
     let encoder = Init::Uniform { limit: 1.0 / (features.max(1) as f64).sqrt() };
     let decoder = Init::Uniform { limit: 1.0 / (layers as f64 * d_model as f64).max(1.0).sqrt() };
@@ -42,9 +43,13 @@ pub(super) fn parameters(dims: Dims, reach: Reach, activation: &dyn SparsityActi
         specs.push(spec("W_dec", layer, &[features, targets, d_model], decoder, true));
         specs.push(spec("b_dec", layer, &[d_model], Init::Constant(0.0), false));
         specs.extend(activation.parameters().iter().map(|parameter| own(parameter, layer)));
+        specs.extend(skip.then(|| spec(SKIP, layer, &[d_model, d_model], Init::Constant(0.0), false)));
     }
     specs
 }
+
+/// What the matrices of linear skips are called.
+const SKIP: &str = "W_skip";
 
 /// One layer's parameters, borrowed.
 #[derive(Debug)]
@@ -55,6 +60,8 @@ pub(super) struct Layer<'a> {
     pub(super) b_dec: &'a Tensor,
     /// The activation's own.
     pub(super) own: Vec<Tensor>,
+    /// The linear skip, `[d_model, d_model]`.
+    pub(super) skip: Option<&'a Tensor>,
     /// Where they stand among all parameters, in the order of the fields.
     pub(super) positions: Range<usize>,
 }
@@ -65,9 +72,14 @@ impl<'a> Layer<'a> {
         let start = params.position(&format!("W_enc_{layer}"))?;
         let end = start + params.specs()[start..].iter().take_while(|spec| spec.layer == layer).count();
         match &params.values()[start..end] {
-            [w_enc, b_enc, w_dec, b_dec, own @ ..] => {
+            [w_enc, b_enc, w_dec, b_dec, rest @ ..] => {
+                let (skip, own) = match rest.split_last() {
+                    Some((last, own)) if params.specs()[end - 1].name.starts_with(SKIP) => (Some(last), own),
+                    _ => (None, rest),
+                };
                 let [w_enc, w_dec] = [w_enc, w_dec].map(Tensor::shallow_clone);
-                Ok(Self { w_enc, b_enc, w_dec, b_dec, own: own.iter().map(Tensor::shallow_clone).collect(), positions: start..end })
+                let own = own.iter().map(Tensor::shallow_clone).collect();
+                Ok(Self { w_enc, b_enc, w_dec, b_dec, own, skip, positions: start..end })
             }
             _ => Err(Error::Invalid(format!("layer {layer} has too few parameters"))),
         }
@@ -81,6 +93,30 @@ impl<'a> Layer<'a> {
     /// Where the decoder matrix stands among all parameters.
     pub(super) fn decoder_position(&self) -> usize {
         self.positions.start + 2
+    }
+
+    /// Where the activation's own stand among all parameters.
+    pub(super) fn own_positions(&self) -> Range<usize> {
+        let start = self.positions.start + 4;
+        start..start + self.own.len()
+    }
+
+    /// Where the skip stands among all parameters.
+    pub(super) fn skip_position(&self) -> Option<usize> {
+        self.skip.map(|_| self.positions.end - 1)
+    }
+
+    /// Adds what the skip makes of `inputs: [rows, d_model]`, if there is one, to `reconstruction`, of the same shape.
+    pub(super) fn with_skip(&self, reconstruction: Tensor, inputs: &Tensor) -> Tensor {
+        match self.skip {
+            Some(skip) => add_product(&reconstruction, inputs, &skip.tr(), skip.kind()),
+            None => reconstruction,
+        }
+    }
+
+    /// The gradient of the skip: that of the reconstruction, `error: [rows, d_model]`, by the inputs.
+    pub(super) fn skip_gradient(&self, error: &Tensor, inputs: &Tensor) -> Option<Tensor> {
+        self.skip.map(|skip| product(&error.tr(), inputs, skip.kind()))
     }
 
     /// `h = x W_enc^T + b_enc`, for `inputs: [rows, d_model]`.
@@ -192,7 +228,7 @@ fn edge(layer: &Layer<'_>, inputs: &Tensor, silent: i64) -> Tensor {
 pub(super) fn layer(params: &Parameters, index: usize) -> Result<Dictionary> {
     let layer = Layer::of(params, index)?;
     let [b_enc, b_dec] = [layer.b_enc, layer.b_dec].map(Tensor::shallow_clone);
-    Ok(Dictionary { w_enc: layer.w_enc, b_enc, w_dec: layer.w_dec, b_dec, skip: None })
+    Ok(Dictionary { w_enc: layer.w_enc, b_enc, w_dec: layer.w_dec, b_dec, skip: layer.skip.map(Tensor::shallow_clone) })
 }
 
 /// The activations of one source layer: `[rows, d_features]`.
@@ -203,12 +239,15 @@ pub(super) fn encode(params: &Parameters, activation: &dyn SparsityActivation, s
 }
 
 /// The reconstruction of one target layer: `[rows, d_model]`.
-pub(super) fn decode(params: &Parameters, reach: Reach, acts: &[Tensor], target: usize) -> Result<Tensor> {
+pub(super) fn decode(params: &Parameters, reach: Reach, acts: &[Tensor], inputs: &Tensor, target: usize) -> Result<Tensor> {
     let layers = layers(params);
     if acts.len() <= target {
         return Err(Error::Invalid(format!("layer {target} is decoded from source layers 0 to {target}, {} came", acts.len())));
     }
-    let mut reconstruction = Layer::of(params, target)?.b_dec.unsqueeze(0).expand([acts[target].size()[0], -1], false).copy();
+    let own = Layer::of(params, target)?;
+    let biases = own.b_dec.unsqueeze(0).expand([acts[target].size()[0], -1], false).copy();
+    shape::expect("decode, inputs", inputs, &[("rows", biases.size()[0]), ("d_model", own.b_dec.size()[0])])?;
+    let mut reconstruction = own.with_skip(biases, inputs);
     for (source, acts) in acts.iter().enumerate().take(target + 1) {
         let targets = reach(layers, source);
         if targets.contains(&target) {
@@ -222,11 +261,12 @@ pub(super) fn decode(params: &Parameters, reach: Reach, acts: &[Tensor], target:
 }
 
 /// One layer with scales folded in: `x' = input_scale * x` and `y' = target_scale * y` become `x` and `y`. `targets` are the scales of the
-/// layers that it writes to, `own` that of its own.
-pub(super) fn folded(layer: &Layer<'_>, input: f64, targets: &[f64], own: f64) -> Result<[Tensor; 3]> {
+/// layers that it writes to, `own` that of its own. Gives encoder, decoder, decoder bias and skip.
+pub(super) fn folded(layer: &Layer<'_>, input: f64, targets: &[f64], own: f64) -> Result<([Tensor; 3], Option<Tensor>)> {
     shape::expect("fold, w_dec", &layer.w_dec, &[("d_features", -1), ("targets", targets.len() as i64), ("d_model", -1)])?;
     let options = (layer.w_dec.kind(), layer.w_dec.device());
     let inverse: Vec<f64> = targets.iter().map(|scale| 1.0 / scale).collect();
     let inverse = Tensor::from_slice(&inverse).to_kind(options.0).to_device(options.1);
-    Ok([&layer.w_enc * input, &layer.w_dec * inverse.view([1, -1, 1]), layer.b_dec / own])
+    let skip = layer.skip.map(|skip| skip * (input / own));
+    Ok(([&layer.w_enc * input, &layer.w_dec * inverse.view([1, -1, 1]), layer.b_dec / own], skip))
 }

@@ -28,13 +28,23 @@ pub(super) trait Layout: Debug + Send + 'static {
     fn targets(layers: usize, source: usize) -> Range<usize>;
 
     /// The files of one layer.
-    fn files(dims: Dims, index: usize, kind: Kind, thresholds: bool) -> Vec<FileLayout>;
+    fn files(dims: Dims, index: usize, kind: Kind, holds: Optional) -> Vec<FileLayout>;
 
     /// What they hold.
     fn saved(index: usize, layer: SavedLayer) -> Vec<SavedRows>;
 
+    /// What the files of the first layer hold.
+    fn holds(folder: &Path) -> Result<Optional>;
+
     /// Reads one layer.
     fn load(folder: &Path, index: usize, kind: Kind, device: Device) -> Result<SavedLayer>;
+}
+
+/// What a layer's files may hold beside encoder, decoder and biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Optional {
+    pub(super) thresholds: bool,
+    pub(super) skip: bool,
 }
 
 /// One layer as it is stored, in the shapes of the parameters.
@@ -45,6 +55,8 @@ pub(super) struct SavedLayer {
     pub(super) w_dec: Tensor,
     pub(super) b_dec: Tensor,
     pub(super) thresholds: Option<Tensor>,
+    /// `[d_model, d_model]`, of which `x W_skip^T` is added.
+    pub(super) skip: Option<Tensor>,
 }
 
 /// A linear dictionary.
@@ -52,12 +64,13 @@ pub(super) struct SavedLayer {
 pub struct Linear<L> {
     layout: PhantomData<L>,
     form: Form,
+    skip: bool,
     kept: Kept,
 }
 
 impl<L> Linear<L> {
-    pub(super) const fn new(form: Form) -> Self {
-        Self { layout: PhantomData, form, kept: Kept::NEW }
+    pub(super) const fn new(form: Form, skip: bool) -> Self {
+        Self { layout: PhantomData, form, skip, kept: Kept::NEW }
     }
 }
 
@@ -74,7 +87,7 @@ impl<L: Layout> Transcoder for Linear<L> {
     }
 
     fn parameters(&self, dims: Dims, activation: &dyn SparsityActivation) -> Result<Vec<ParameterSpec>> {
-        Ok(dictionary::parameters(dims, L::targets, activation))
+        Ok(dictionary::parameters(dims, L::targets, activation, self.skip))
     }
 
     fn calibrate(&self, params: &mut Parameters, activation: &dyn SparsityActivation, inputs: &Tensor, rate: f64) -> Result<()> {
@@ -93,8 +106,8 @@ impl<L: Layout> Transcoder for Linear<L> {
         dictionary::encode(params, activation, source, inputs)
     }
 
-    fn decode(&self, params: &Parameters, acts: &[Tensor], target: usize) -> Result<Tensor> {
-        dictionary::decode(params, L::targets, acts, target)
+    fn decode(&self, params: &Parameters, acts: &[Tensor], inputs: &Tensor, target: usize) -> Result<Tensor> {
+        dictionary::decode(params, L::targets, acts, inputs, target)
     }
 
     fn dictionary(&self, params: &Parameters, layer: usize) -> Result<Dictionary> {
@@ -102,8 +115,8 @@ impl<L: Layout> Transcoder for Linear<L> {
     }
 
     fn files(&self, dims: Dims, activation: &dyn SparsityActivation, kind: Kind) -> Result<Vec<FileLayout>> {
-        let thresholds = has_thresholds(activation)?;
-        Ok((0..dims.layers).flat_map(|index| L::files(dims, index, kind, thresholds)).collect())
+        let holds = Optional { thresholds: has_thresholds(activation)?, skip: self.skip };
+        Ok((0..dims.layers).flat_map(|index| L::files(dims, index, kind, holds)).collect())
     }
 
     fn saved(
@@ -117,7 +130,8 @@ impl<L: Layout> Transcoder for Linear<L> {
         scales.check(dims.layers)?;
         let targets = self.targets(dims, index)?;
         let layer = Layer::of(params, index)?;
-        let [mut w_enc, w_dec, b_dec] = dictionary::folded(&layer, scales.inputs[index], &scales.targets[targets], scales.targets[index])?;
+        let ([mut w_enc, w_dec, b_dec], skip) =
+            dictionary::folded(&layer, scales.inputs[index], &scales.targets[targets], scales.targets[index])?;
         let mut b_enc = layer.b_enc.shallow_clone();
         let thresholds = if let Some(form) = activation.jump_form(&layer.own)? {
             (w_enc, b_enc) = form.fold(&w_enc, &b_enc)?;
@@ -125,11 +139,15 @@ impl<L: Layout> Transcoder for Linear<L> {
         } else {
             activation.thresholds(&layer.own)?
         };
-        Ok(L::saved(index, SavedLayer { w_enc, b_enc, w_dec, b_dec, thresholds }))
+        Ok(L::saved(index, SavedLayer { w_enc, b_enc, w_dec, b_dec, thresholds, skip }))
     }
 
     fn has_thresholds(&self, folder: &Path) -> Result<bool> {
-        Ok(L::load(folder, 0, Kind::Float, Device::Cpu)?.thresholds.is_some())
+        Ok(L::holds(folder)?.thresholds)
+    }
+
+    fn has_skip(&self, folder: &Path) -> Result<bool> {
+        Ok(L::holds(folder)?.skip)
     }
 
     fn load(&self, folder: &Path, activation: &dyn SparsityActivation, kind: Kind, device: Device) -> Result<(Dims, Parameters)> {
@@ -139,6 +157,22 @@ impl<L: Layout> Transcoder for Linear<L> {
             let layer = L::load(folder, index, kind, device)?;
             values.extend([layer.w_enc, layer.b_enc, layer.w_dec, layer.b_dec]);
             values.extend(activation.params_with_thresholds(layer.thresholds.as_ref())?);
+            match (layer.skip, self.skip) {
+                (Some(skip), true) => values.push(skip),
+                (None, false) => {}
+                (Some(_), false) => {
+                    return Err(Error::format(
+                        folder,
+                        format!("layer {index} has a linear skip `W_skip`, which a transcoder with `skip = false` has not"),
+                    ));
+                }
+                (None, true) => {
+                    return Err(Error::format(
+                        folder,
+                        format!("layer {index} has no linear skip `W_skip`, which a transcoder with `skip = true` has in every layer"),
+                    ));
+                }
+            }
         }
         files::assemble(folder, self, activation, layers, values)
     }

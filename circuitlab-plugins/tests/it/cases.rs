@@ -27,6 +27,7 @@ pub(crate) enum Regime {
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(crate) transcoder: &'static str,
+    pub(crate) skip: bool,
     pub(crate) activation: Spec,
     pub(crate) bandwidth: f64,
     pub(crate) log: bool,
@@ -46,9 +47,9 @@ pub(crate) fn cases() -> impl Strategy<Value = Case> {
         1 => Just(Regime::AtThreshold)
     ];
     let weights = (0.0..1.0, 0.0..0.1, 0.5..6.0).prop_map(|(lambda, mu, tanh_scale)| PenaltyWeights { lambda, mu, tanh_scale });
-    let kind = (prop_oneof![Just("clt"), Just("plt")], 0_usize..3, 0.05..2.0);
+    let kind = (prop_oneof![Just("clt"), Just("plt")], 0_usize..3, 0.05..2.0, any::<bool>());
     (sizes, regime, weights, kind, any::<u64>()).prop_map(
-        |((layers, d_model, d_features, rows), regime, penalty, (transcoder, which, bandwidth), seed)| {
+        |((layers, d_model, d_features, rows), regime, penalty, (transcoder, which, bandwidth, skip), seed)| {
             let activation = match which {
                 0 => Spec::named("relu"),
                 1 => Spec::named("jumprelu").with("threshold", 0.3).with("bandwidth", bandwidth),
@@ -56,6 +57,7 @@ pub(crate) fn cases() -> impl Strategy<Value = Case> {
             };
             Case {
                 transcoder,
+                skip,
                 activation,
                 bandwidth,
                 log: which == 1,
@@ -69,6 +71,12 @@ pub(crate) fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
+impl Case {
+    pub(crate) fn spec(&self) -> Spec {
+        Spec::named(self.transcoder).with("skip", self.skip)
+    }
+}
+
 pub(crate) struct Built {
     pub(crate) transcoder: Box<dyn Transcoder>,
     pub(crate) activation: Box<dyn SparsityActivation>,
@@ -78,7 +86,7 @@ pub(crate) struct Built {
 }
 
 pub(crate) fn build(case: &Case, registry: &Registry) -> Built {
-    let transcoder = registry.build::<dyn Transcoder>(&Spec::named(case.transcoder)).expect("builds");
+    let transcoder = registry.build::<dyn Transcoder>(&case.spec()).expect("builds");
     let activation = registry.build::<dyn SparsityActivation>(&case.activation).expect("builds");
     let strategy = registry.build::<dyn ParallelismStrategy>(&Spec::named("single")).expect("builds");
     let specs = transcoder.parameters(case.dims, &*activation).expect("small sizes");
@@ -130,6 +138,9 @@ pub(crate) fn autograd(case: &Case, built: &Built) -> ([f64; 3], Vec<Tensor>) {
             (_, true) => leaf("log_threshold", s).exp(),
             (_, false) => leaf("threshold", s).shallow_clone(),
         };
+        if case.skip {
+            outputs[s] = &outputs[s] + built.batch.inputs.select(1, s as i64).matmul(&leaf("W_skip", s).tr());
+        }
         let h = built.batch.inputs.select(1, s as i64).matmul(&leaf("W_enc", s).tr()) + leaf("b_enc", s);
         let active = h.detach().gt_tensor(&theta.detach());
         let near = (h.detach() - theta.detach()).abs().lt(case.bandwidth / 2.0);

@@ -71,7 +71,7 @@ proptest! {
             let acts: Vec<Tensor> = (0..case.dims.layers)
                 .map(|s| built.transcoder.encode(params, &*built.activation, s, &built.batch.inputs.select(1, s as i64)).expect("encodes"))
                 .collect();
-            let all: Vec<Tensor> = (0..case.dims.layers).map(|t| built.transcoder.decode(params, &acts, t).expect("decodes")).collect();
+            let all: Vec<Tensor> = (0..case.dims.layers).map(|t| built.transcoder.decode(params, &acts, &built.batch.inputs.select(1, t as i64), t).expect("decodes")).collect();
             Tensor::stack(&all, 1)
         };
         let apart = (reconstruct(&params) - reconstruct(&built.params)).abs().max().double_value(&[]);
@@ -95,8 +95,8 @@ proptest! {
             let acts = |params, inputs: &Tensor| (0..=s)
                 .map(|s| built.transcoder.encode(params, &*built.activation, s, &inputs.select(1, s as i64)).expect("encodes"))
                 .collect::<Vec<_>>();
-            let normal = built.transcoder.decode(&built.params, &acts(&built.params, &built.batch.inputs), s).expect("decodes");
-            let of_raw = built.transcoder.decode(&folded, &acts(&folded, &raw), s).expect("decodes");
+            let normal = built.transcoder.decode(&built.params, &acts(&built.params, &built.batch.inputs), &built.batch.inputs.select(1, s as i64), s).expect("decodes");
+            let of_raw = built.transcoder.decode(&folded, &acts(&folded, &raw), &raw.select(1, s as i64), s).expect("decodes");
             let apart = (of_raw * target_scales.double_value(&[s as i64]) - normal).abs().max().double_value(&[]);
             prop_assert!(apart < 1e-10, "{apart} apart");
         }
@@ -106,7 +106,7 @@ proptest! {
     fn calibrated_features_fire_at_the_chosen_rate(seed: u64, rows in 2_i64..60, rate in 0.05..0.95) {
         let dims = Dims { layers: 2, d_model: 6, d_features: 9 };
         let case = Case {
-            transcoder: "clt", activation: Spec::named("jumprelu"), bandwidth: 1.0, log: true, dims, rows, regime: Regime::Mixed,
+            transcoder: "clt", skip: false, activation: Spec::named("jumprelu"), bandwidth: 1.0, log: true, dims, rows, regime: Regime::Mixed,
             penalty: PenaltyWeights { lambda: 0.0, mu: 0.0, tanh_scale: 4.0 }, seed,
         };
         let mut built = build(&case);
@@ -124,6 +124,7 @@ proptest! {
 fn shapes_that_do_not_fit_are_errors() {
     let case = Case {
         transcoder: "clt",
+        skip: false,
         activation: Spec::named("jumprelu"),
         bandwidth: 1.0,
         log: true,
@@ -140,14 +141,15 @@ fn shapes_that_do_not_fit_are_errors() {
     assert_eq!(error.to_string(), "step, inputs: expected shape [rows=any, layer=2, d_model=6], got [4, 2, 7]");
     assert!(built.transcoder.encode(&built.params, &*built.activation, 0, &noise(&[4, 7], 0)).is_err());
     assert!(built.transcoder.encode(&built.params, &*built.activation, 2, &noise(&[4, 6], 0)).is_err());
-    assert!(built.transcoder.decode(&built.params, &[noise(&[4, 9], 0)], 1).is_err());
+    assert!(built.transcoder.decode(&built.params, &[noise(&[4, 9], 0)], &noise(&[4, 6], 0), 1).is_err());
     assert!(built.transcoder.calibrate(&mut built.params, &*built.activation, &noise(&[4, 2, 6], 0), 1.0).is_err());
 }
 
 #[test]
 fn every_transcoder_conforms() {
     let registry = registry();
-    for transcoder in ["clt", "plt"] {
+    let with_skip = |name| Spec::named(name).with("skip", true);
+    for transcoder in [Spec::named("clt"), Spec::named("plt"), with_skip("clt"), with_skip("plt")] {
         for activation in [
             Spec::named("relu"),
             Spec::named("jumprelu"),
@@ -156,7 +158,7 @@ fn every_transcoder_conforms() {
             Spec::named("topk").with("k", 3).with("positive", false),
             Spec::named("batchtopk").with("k", 3),
         ] {
-            let mut transcoder = registry.build::<dyn Transcoder>(&Spec::named(transcoder)).expect("builds");
+            let mut transcoder = registry.build::<dyn Transcoder>(&transcoder).expect("builds");
             let activation = registry.build::<dyn SparsityActivation>(&activation).expect("builds");
             let scratch = tempfile::tempdir().expect("a folder");
             circuitlab_core::testing::transcoder::conforms(&mut *transcoder, &*activation, scratch.path());

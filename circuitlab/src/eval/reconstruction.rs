@@ -65,7 +65,7 @@ pub(super) fn measure(
             let inputs = pick(&capture.take(HookPoint::block(layer, input_hook))?, &batch.rows).to_kind(Kind::Float);
             let outputs = pick(&capture.take(HookPoint::block(layer, output_hook))?, &batch.rows).to_kind(Kind::Float);
             acts.push(saved.encode(layer, &inputs)?);
-            let reconstructed = saved.decode(&acts, layer)?;
+            let reconstructed = saved.decode(&acts, &inputs, layer)?;
             sums.add(&outputs, &reconstructed, &acts[layer]);
         }
         rows += batch.rows.numel() as u64;

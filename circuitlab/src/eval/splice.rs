@@ -27,19 +27,26 @@ pub(super) struct Splice<'a> {
     hooks: (BlockHook, BlockHook),
     rows: &'a Tensor,
     acts: Vec<Tensor>,
+    /// What the layer that is passed reads, `[rows, d_model]`.
+    inputs: Option<Tensor>,
 }
 
 impl<'a> Splice<'a> {
     /// `rows` are flat indices into `[batch * position]`.
     pub(super) fn new(stand: Stand<'a>, layers: Range<usize>, hooks: (BlockHook, BlockHook), rows: &'a Tensor) -> Self {
-        Self { stand, layers, hooks, rows, acts: Vec::new() }
+        Self { stand, layers, hooks, rows, acts: Vec::new(), inputs: None }
     }
 
     fn stand_in(&self, layer: usize, value: &Tensor) -> circuitlab_core::Result<Tensor> {
         let rows = self.rows.numel() as i64;
         let width = value.size()[2];
         Ok(match self.stand {
-            Stand::Transcoder(saved) => saved.transcoder.decode(&saved.params, &self.acts, layer)?,
+            Stand::Transcoder(saved) => {
+                let inputs = self.inputs.as_ref().filter(|_| self.acts.len() == layer + 1);
+                let inputs =
+                    inputs.ok_or_else(|| CoreError::Invalid(format!("the outputs of layer {layer} were shown before its inputs")))?;
+                saved.transcoder.decode(&saved.params, &self.acts, inputs, layer)?
+            }
             Stand::Zero => Tensor::zeros([rows, width], (Kind::Float, value.device())),
             Stand::Mean(means) => means[layer].unsqueeze(0).expand([rows, width], false),
         })
@@ -72,6 +79,7 @@ impl HookVisitor for Splice<'_> {
                 }
                 let inputs = pick(value, self.rows).to_kind(Kind::Float);
                 self.acts.push(saved.transcoder.encode(&saved.params, &*saved.activation, layer, &inputs)?);
+                self.inputs = Some(inputs);
             }
             return Ok(Action::Continue);
         }

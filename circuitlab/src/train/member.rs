@@ -1,5 +1,6 @@
 //! One transcoder of a run: its parts, its state, its run folder, and its step.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use circuitlab_core::{Batch, Kind, Parameters, Registry, Saving, Scales, StepContext, Transcoder, files};
@@ -223,6 +224,9 @@ impl Member {
             k,
             feature_input_hook: origin.input_hook.to_string(),
             feature_output_hook: origin.output_hook.to_string(),
+            scan: None,
+            transcoders: None,
+            other: BTreeMap::default(),
             circuitlab: Some(Provenance {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 transcoder: stream.registry.complete::<dyn Transcoder>(&self.config.transcoder)?,

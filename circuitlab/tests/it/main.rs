@@ -4,6 +4,7 @@ mod cache;
 mod choices;
 mod exact;
 mod fake;
+mod formats;
 mod golden;
 mod loader;
 mod shakespeare;

@@ -48,8 +48,8 @@ impl<T: Transcoder> Transcoder for Guarded<T, &'static str> {
         self.call(|transcoder| transcoder.encode(params, activation, source, inputs))
     }
 
-    fn decode(&self, params: &Parameters, acts: &[Tensor], target: usize) -> Result<Tensor> {
-        self.call(|transcoder| transcoder.decode(params, acts, target))
+    fn decode(&self, params: &Parameters, acts: &[Tensor], inputs: &Tensor, target: usize) -> Result<Tensor> {
+        self.call(|transcoder| transcoder.decode(params, acts, inputs, target))
     }
 
     fn dictionary(&self, params: &Parameters, layer: usize) -> Result<Dictionary> {
@@ -73,6 +73,10 @@ impl<T: Transcoder> Transcoder for Guarded<T, &'static str> {
 
     fn has_thresholds(&self, folder: &Path) -> Result<bool> {
         self.call(|transcoder| transcoder.has_thresholds(folder))
+    }
+
+    fn has_skip(&self, folder: &Path) -> Result<bool> {
+        self.call(|transcoder| transcoder.has_skip(folder))
     }
 
     fn load(&self, folder: &Path, activation: &dyn SparsityActivation, kind: Kind, device: Device) -> Result<(Dims, Parameters)> {

@@ -53,7 +53,9 @@ pub(super) fn step(
         losses.sparsity += grads.sparsity;
         losses.preact += grads.preact;
         let b_dec = grad_targets.select(1, index as i64).sum_dim_intlist(0, false, None::<Kind>);
-        take_in(context, before, layer.positions.clone(), [grads.w_enc, grads.b_enc, grads.w_dec, b_dec].into_iter().chain(grads.own))?;
+        let skip = layer.skip_gradient(&grad_targets.select(1, index as i64), &batch.inputs.select(1, index as i64));
+        let gradients = [grads.w_enc, grads.b_enc, grads.w_dec, b_dec].into_iter().chain(grads.own).chain(skip);
+        take_in(context, before, layer.positions.clone(), gradients)?;
     }
     losses.sum_over_ranks(context)?;
     Ok(StepOutput {
@@ -91,7 +93,21 @@ fn forward(params: &Parameters, reach: Reach, batch: &Batch, context: &StepConte
     }
     sums.wait()?;
     reconstruction += Tensor::stack(&biases, 0);
+    add_skips(params, &batch.inputs, &mut reconstruction)?;
     Ok((sources, reconstruction))
+}
+
+/// Adds the linear skips, where there are any, to the reconstruction of all layers.
+pub(super) fn add_skips(params: &Parameters, inputs: &Tensor, reconstruction: &mut Tensor) -> Result<()> {
+    for index in 0..layers(params) {
+        let layer = Layer::of(params, index)?;
+        if layer.skip.is_some() {
+            let mut of_layer = reconstruction.select(1, index as i64);
+            let sum = layer.with_skip(of_layer.shallow_clone(), &inputs.select(1, index as i64));
+            of_layer.f_copy_(&sum)?;
+        }
+    }
+    Ok(())
 }
 
 /// The gradients of one source layer, and its penalty terms.

@@ -165,6 +165,7 @@ impl<R: Real> Step<'_, R> {
 
     /// The gradient of the squared error in the reconstruction's place; gives the squared error of each target layer.
     pub(super) fn residual(&self, params: &Parameters, work: &mut Workspace<R>) -> Result<Vec<f64>> {
+        self.add_skips(params, work)?;
         let Workspace { tiles, errors, error_total, gradients, .. } = work;
         let targets = numbers::<R>(&self.targets)?;
         let (d_model, stride) = (self.dims.d_model, self.dims.layers * self.dims.d_model);
@@ -192,5 +193,17 @@ impl<R: Real> Step<'_, R> {
             }
         }
         Ok(of_layers)
+    }
+
+    /// Adds the linear skips, where there are any, to the reconstruction.
+    fn add_skips(&self, params: &Parameters, work: &Workspace<R>) -> Result<()> {
+        for tile in &work.tiles {
+            let layer = Layer::of(params, tile.target)?;
+            let Some(skip) = layer.skip else { continue };
+            let rows = skip.f_narrow(0, tile.columns.start as i64, tile.columns.len() as i64)?.f_to_kind(R::KIND)?;
+            let mut part = tile.of(&work.errors[tile.target], self.rows)?;
+            let _ = part.f_addmm_(&self.inputs.select(1, tile.target as i64), &rows.tr())?;
+        }
+        Ok(())
     }
 }

@@ -148,12 +148,33 @@ impl<R: Real> Step<'_, R> {
             clock.lap("encoder gradient", 2 * active * d_model, features * d_model * size_of::<R>());
             (squares[start], squares[start + 1]) = (of_w_enc, of_b_enc);
             squares[start + 3] = numbers::<R>(&work.gradients[start + 3])?.iter().map(|number| number.wide() * number.wide()).sum();
-            if let Some(square) = squares.get_mut(start + 4..layer.positions.end).and_then(<[f64]>::first_mut) {
+            if let Some(square) = squares.get_mut(layer.own_positions()).and_then(<[f64]>::first_mut) {
                 *square = of_own;
             }
             work.swap_grads(index);
+            if let Some(position) = layer.skip_position() {
+                squares[position] = self.skip(&layer, index, position, work)?;
+            }
         }
         Ok(squares)
+    }
+
+    /// The gradient of a layer's linear skip; gives its square.
+    fn skip(&self, layer: &Layer<'_>, index: usize, position: usize, work: &mut Workspace<R>) -> Result<f64> {
+        let inputs = self.inputs.select(1, index as i64);
+        for tile in work.tiles.iter().filter(|tile| tile.target == index) {
+            let error = tile.of(&work.errors[index], self.rows)?;
+            let Some(part) = layer.skip_gradient(&error, &inputs) else { continue };
+            let mut gradient = work.gradients[position].f_narrow(0, tile.columns.start as i64, tile.columns.len() as i64)?;
+            if self.context.accumulate {
+                let _ = gradient.f_add_(&part)?;
+            } else {
+                gradient.f_copy_(&part)?;
+            }
+        }
+        let gradient = &work.gradients[position];
+        self.context.ready(position, gradient)?;
+        Ok(numbers::<R>(gradient)?.iter().map(|number| number.wide() * number.wide()).sum())
     }
 
     /// Memory for the gradient to a matrix: the workspace's own, or new one where it goes away.
@@ -205,7 +226,7 @@ impl<R: Real> Step<'_, R> {
         let numbers_of = &self.layers[index];
         let (dense, scratch) = (work.prefers_dense(index), &work.scratch);
         let (norms, features) = (&work.norms[index], work.block_features);
-        let mut of_layer = work.gradients[layer.positions.clone()].iter_mut();
+        let mut of_layer = work.gradients[layer.positions.start..layer.own_positions().end].iter_mut();
         let mut next = || of_layer.next().map_or(Ok(&mut [][..]), numbers_mut::<R>);
         let (_, b_enc, _, _, trained) = (next()?, next()?, next()?, next()?, next()?);
         let w_enc = numbers_mut::<R>(w_enc)?;

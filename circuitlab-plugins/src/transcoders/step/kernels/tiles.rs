@@ -6,6 +6,9 @@
 
 use std::ops::Range;
 
+use circuitlab_core::Result;
+use tch::Tensor;
+
 /// The bytes of a tile: what leaves room for decoder rows in a core's second-level cache.
 const TILE_BYTES: usize = 1 << 20;
 
@@ -17,6 +20,14 @@ const COLUMNS: usize = 64;
 pub(super) struct Tile {
     pub(super) target: usize,
     pub(super) columns: Range<usize>,
+}
+
+impl Tile {
+    /// The tile in the numbers of its target layer, which lie tile after tile: a view, `[rows, columns]`.
+    pub(super) fn of(&self, target: &Tensor, rows: usize) -> Result<Tensor> {
+        let (rows, start, width) = (rows as i64, self.columns.start as i64, self.columns.len() as i64);
+        Ok(target.f_narrow(0, rows * start, rows * width)?.f_view([rows, width])?)
+    }
 }
 
 /// The tiles of all target layers, in order. `number_bytes` is the size of one number.

@@ -26,7 +26,7 @@ mod window;
 use circuitlab_core::{Batch, Error, Parameters, Result, StepContext, StepOutput, ThresholdForm};
 use tch::{Device, Kind, Tensor};
 
-use super::dense::{self, LayerGradients, Source};
+use super::dense::{self, LayerGradients, Source, add_skips};
 use super::exchange::{FeatureSums, Next, take_in};
 use super::{Losses, check_before};
 use crate::transcoders::dictionary::{Layer, Reach, layers, product, wide};
@@ -81,7 +81,8 @@ pub(super) fn step(
         losses.sparsity += grads.sparsity;
         losses.preact += grads.preact;
         let b_dec = grad_targets.select(1, index as i64).sum_dim_intlist(0, false, None::<Kind>);
-        let gradients = [grads.w_enc, grads.b_enc, grads.w_dec, b_dec].into_iter().chain(grads.own);
+        let skip = layer.skip_gradient(&grad_targets.select(1, index as i64), &inputs);
+        let gradients = [grads.w_enc, grads.b_enc, grads.w_dec, b_dec].into_iter().chain(grads.own).chain(skip);
         take_in(context, before, layer.positions.clone(), gradients)?;
     }
     losses.sum_over_ranks(context)?;
@@ -132,6 +133,7 @@ fn forward(
     }
     sums.wait()?;
     reconstruction += Tensor::stack(&biases, 0);
+    add_skips(params, &batch.inputs, &mut reconstruction)?;
     Ok((forwards, reconstruction))
 }
 
