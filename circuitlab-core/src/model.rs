@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::config::{DeviceName, FloatKind};
-use crate::hooks::NoHooks;
-use crate::{Error, FrozenPass, HookPoint, HookVisitor, Result};
+use crate::{FrozenPass, HookPoint, HookVisitor, Result};
 
 /// What a model family's plugin is built from: a Hugging Face folder (`config.json`, one or many safetensors files) and
 /// where and how to compute.
@@ -141,20 +140,22 @@ pub trait LanguageModel: Debug + Send {
     /// Tokens outside the vocabulary, contexts longer than the model's, replacements of another shape, and the visitor's own.
     fn forward(&self, tokens: &Tensor, visitor: &mut dyn HookVisitor) -> Result<Option<Tensor>>;
 
-    /// Runs tokens that follow those of `past`, adds them to it, and gives the logits after the last one.
+    /// Runs tokens that follow those of `past`, adds them to it, shows the visitor what it wants, and gives the logits after the last one,
+    /// or nothing when the visitor stopped the pass.
     ///
-    /// Unless a model keeps something in `past` that spares it the work, all tokens are run again. After an error `past` is of no
-    /// further use.
+    /// Unless a model keeps something in `past` that spares it the work, all tokens are run again. Then the visitor is shown values of all
+    /// positions so far, and has to change those of earlier ones as it did before; the last positions of a value are always the new ones. A
+    /// model that keeps something shows the new positions alone, with attention patterns from these to all keys, and may show the logits
+    /// of the last position alone. After an error or a stop `past` is of no further use.
     ///
     /// # Shapes
     /// `tokens: [batch, position]`, int64; gives `[batch, vocabulary]`.
     ///
     /// # Errors
     /// As for [`forward`](Self::forward), the context counted from the first token of `past`.
-    fn extend(&self, tokens: &Tensor, past: &mut Past) -> Result<Tensor> {
-        let logits = self.forward(past.push(tokens)?, &mut NoHooks)?;
-        let logits = logits.ok_or_else(|| Error::Invalid(format!("model `{}` gave no logits", self.info().name)))?;
-        Ok(logits.f_select(1, -1)?)
+    fn extend(&self, tokens: &Tensor, past: &mut Past, visitor: &mut dyn HookVisitor) -> Result<Option<Tensor>> {
+        let logits = self.forward(past.push(tokens)?, visitor)?;
+        Ok(logits.map(|logits| logits.f_select(1, -1)).transpose()?)
     }
 
     /// Runs one prompt, shows the visitor what it wants, and gives the model as it is linear there, for attribution; nothing where the

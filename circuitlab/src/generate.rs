@@ -1,5 +1,6 @@
 //! Continuing a text.
 
+use circuitlab_core::hooks::NoHooks;
 use circuitlab_core::random::Stream;
 use circuitlab_core::{LanguageModel, Past};
 use tch::{Kind, Tensor};
@@ -83,6 +84,21 @@ impl Sampling {
 /// # Errors
 /// A prompt without tokens or one that fills the context, sampling that makes no sense, tokens that the model refuses, and logits that are no numbers.
 pub fn generate(model: &dyn LanguageModel, prompt: &[u32], most: usize, sampling: &Sampling) -> Result<Vec<u32>> {
+    let mut past = Past::default();
+    go_on(model, prompt, most, sampling, &mut |tokens| {
+        let logits = tch::no_grad(|| model.extend(tokens, &mut past, &mut NoHooks))?;
+        logits.ok_or_else(|| Error::Invalid(format!("model `{}` gave no logits", model.info().name)))
+    })
+}
+
+/// The same, where `extend` runs the tokens that are new, `[1, position]`, and gives the logits after the last one, `[1, vocabulary]`.
+pub(crate) fn go_on(
+    model: &dyn LanguageModel,
+    prompt: &[u32],
+    most: usize,
+    sampling: &Sampling,
+    extend: &mut dyn FnMut(&Tensor) -> Result<Tensor>,
+) -> Result<Vec<u32>> {
     sampling.check()?;
     if prompt.is_empty() {
         return Err(Error::Invalid(format!("the prompt has no tokens, and the model `{}` has no BOS to begin with", model.info().name)));
@@ -96,7 +112,6 @@ pub fn generate(model: &dyn LanguageModel, prompt: &[u32], most: usize, sampling
             prompt.len()
         )));
     }
-    let mut past = Past::default();
     let mut next: Vec<i64> = prompt.iter().map(|id| i64::from(*id)).collect();
     let mut added: Vec<u32> = Vec::new();
     while added.len() < most {
@@ -104,8 +119,7 @@ pub fn generate(model: &dyn LanguageModel, prompt: &[u32], most: usize, sampling
             tracing::warn!("the text ends with the model's context of {context} tokens");
             break;
         }
-        let tokens = Tensor::from_slice(&next).f_unsqueeze(0)?;
-        let logits = tch::no_grad(|| model.extend(&tokens, &mut past))?.f_get(0)?.f_to_kind(Kind::Double)?;
+        let logits = extend(&Tensor::from_slice(&next).f_unsqueeze(0)?)?.f_get(0)?.f_to_kind(Kind::Double)?;
         let logits: Vec<f64> = Vec::try_from(&logits)?;
         let uniform = Stream::new(sampling.seed, "generate", added.len() as u64).uniform();
         let token = sampling.draw(&logits, uniform).ok_or_else(|| {

@@ -32,6 +32,7 @@ pub fn conforms(model: &dyn LanguageModel) {
     rows_are_independent(model, &tokens, &plain);
     later_tokens_do_not_reach_back(model, &tokens, &plain);
     extending_is_a_pass_in_parts(model, &tokens, &plain);
+    a_visitor_changes_a_pass_in_parts(model, &tokens);
     adjoint::is_what_the_model_does(model, &tokens);
 }
 
@@ -218,13 +219,61 @@ fn extending_is_a_pass_in_parts(model: &dyn LanguageModel, tokens: &Tensor, plai
         if step == 0 {
             continue;
         }
-        let next = model.extend(&tokens.narrow(1, done, step), &mut past).expect("further tokens are run");
+        let mut embedded = 0;
+        let mut visitor = At::new(HookPoint::Embed, |value| {
+            embedded = value.size()[1];
+            Ok(Action::Continue)
+        });
+        let next = model.extend(&tokens.narrow(1, done, step), &mut past, &mut visitor).expect("further tokens are run");
+        let next = next.expect("a pass that is not stopped gives logits");
         done += step;
+        assert!(embedded == step || embedded == done, "a visitor is shown {embedded} positions, of which {step} are new and {done} all");
         assert_eq!(past.positions(), done, "positions of the past");
         assert_close(model, &next, &plain.select(1, done - 1), &format!("position {} of a pass in parts", done - 1));
     }
     let beyond = Tensor::zeros([tokens.size()[0], model.info().context as i64 - done + 1], (Kind::Int64, tch::Device::Cpu));
-    assert!(model.extend(&beyond, &mut past).is_err(), "a past that outgrows the context is an error");
+    assert!(model.extend(&beyond, &mut past, &mut NoHooks).is_err(), "a past that outgrows the context is an error");
+}
+
+/// Adds the same to what the last block's MLP adds at every position from one on, whichever positions it is shown.
+struct Shift {
+    point: HookPoint,
+    from: i64,
+    total: i64,
+}
+
+impl HookVisitor for Shift {
+    fn wants(&self, point: HookPoint) -> bool {
+        point == self.point
+    }
+
+    fn visit(&mut self, _: HookPoint, value: &Tensor) -> Result<Action> {
+        let (first, positions) = (self.total - value.size()[1], value.size()[1]);
+        let shifted = Tensor::arange(positions, (Kind::Int64, value.device())).ge(self.from - first).to_kind(value.kind());
+        Ok(Action::Replace(value + shifted.view([1, -1, 1]) * changed(&value.narrow(1, positions - 1, 1)).sin()))
+    }
+}
+
+fn a_visitor_changes_a_pass_in_parts(model: &dyn LanguageModel, tokens: &Tensor) {
+    let count = tokens.size()[1];
+    let points = model.hook_points();
+    let Some(point) = points.iter().find(|point| matches!(point, HookPoint::Block { hook: BlockHook::MlpOut, .. })) else {
+        return;
+    };
+    // Only the last position is changed, so that what is added in parts is what is added at once.
+    let shift = |total: i64| Shift { point: *point, from: count - 1, total };
+    let whole = logits(model, tokens, &mut shift(count)).select(1, count - 1);
+    let mut past = Past::default();
+    let mut next = None;
+    for (first, length) in [(0, count - 1), (count - 1, 1)].into_iter().filter(|(_, length)| *length > 0) {
+        next = model.extend(&tokens.narrow(1, first, length), &mut past, &mut shift(first + length)).expect("further tokens are run");
+    }
+    let next = next.expect("a pass that is not stopped gives logits");
+    assert_close(model, &next, &whole, "a visitor that changes a pass in parts");
+    let mut past = Past::default();
+    let mut stop = At::new(*point, |_| Ok(Action::Stop));
+    let stopped = model.extend(tokens, &mut past, &mut stop).expect("a stopped pass is no error");
+    assert!(stopped.is_none(), "a pass in parts that is stopped gives no logits");
 }
 
 fn later_tokens_do_not_reach_back(model: &dyn LanguageModel, tokens: &Tensor, plain: &Tensor) {

@@ -45,8 +45,8 @@ impl<T: LanguageModel> LanguageModel for Guarded<T, Facts> {
         self.call(|model| model.forward(tokens, visitor))
     }
 
-    fn extend(&self, tokens: &Tensor, past: &mut Past) -> Result<Tensor> {
-        self.call(|model| model.extend(tokens, past))
+    fn extend(&self, tokens: &Tensor, past: &mut Past, visitor: &mut dyn HookVisitor) -> Result<Option<Tensor>> {
+        self.call(|model| model.extend(tokens, past, visitor))
     }
 
     fn freeze<'a>(&'a self, tokens: &Tensor, visitor: &mut dyn HookVisitor) -> Result<Option<FrozenPass<'a>>> {

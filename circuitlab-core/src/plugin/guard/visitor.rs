@@ -32,8 +32,8 @@ impl LanguageModel for Shielded {
         caught(visitor, |visitor| self.0.forward(tokens, visitor))
     }
 
-    fn extend(&self, tokens: &Tensor, past: &mut Past) -> Result<Tensor> {
-        self.0.extend(tokens, past)
+    fn extend(&self, tokens: &Tensor, past: &mut Past, visitor: &mut dyn HookVisitor) -> Result<Option<Tensor>> {
+        caught(visitor, |visitor| self.0.extend(tokens, past, visitor))
     }
 
     fn freeze<'a>(&'a self, tokens: &Tensor, visitor: &mut dyn HookVisitor) -> Result<Option<FrozenPass<'a>>> {

@@ -1,6 +1,5 @@
 //! The forward pass.
 
-use circuitlab_core::hooks::NoHooks;
 use circuitlab_core::{BlockHook, Error, FrozenPass, HookPoint, HookVisitor, LanguageModel, ModelInfo, Past, Result, shape};
 use tch::{Device, Kind, Tensor};
 
@@ -63,21 +62,20 @@ impl LanguageModel for Transformer {
         }
     }
 
-    fn extend(&self, tokens: &Tensor, past: &mut Past) -> Result<Tensor> {
+    fn extend(&self, tokens: &Tensor, past: &mut Past, visitor: &mut dyn HookVisitor) -> Result<Option<Tensor>> {
         let before = past.positions();
         self.check(tokens, before)?;
         past.push(tokens)?;
         let tokens = tokens.f_to_device(self.placement.0)?;
         past.layers.resize_with(self.blocks.len(), || (Tensor::new(), Tensor::new()));
-        let mut nothing = NoHooks;
-        let mut walk = Walk::new(&mut nothing);
+        let mut walk = Walk::new(visitor);
         let stream = self.run(&tokens, before, &mut walk, &mut past.layers);
         // Only the last position is asked for, and the unembedding is the dearest product of all.
         let last = stream.and_then(|x| self.unembed(&x.narrow(1, tokens.size()[1] - 1, 1), &mut walk));
         match last {
-            Ok(logits) => Ok(logits.f_squeeze_dim(1)?),
+            Ok(logits) => Ok(Some(logits.f_squeeze_dim(1)?)),
+            Err(Halt::Stopped) => Ok(None),
             Err(Halt::Failed(error)) => Err(error),
-            Err(Halt::Stopped) => Err(Error::Invalid("a pass without a visitor was stopped".to_owned())),
         }
     }
 
