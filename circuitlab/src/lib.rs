@@ -12,6 +12,7 @@ pub mod export;
 pub mod generate;
 pub mod graph;
 pub mod hub;
+pub mod intervene;
 pub mod model;
 pub mod plugins;
 pub mod progress;

@@ -6,6 +6,7 @@ mod exact;
 mod fake;
 mod formats;
 mod golden;
+mod interventions;
 mod loader;
 mod shakespeare;
 mod text;
