@@ -9,6 +9,7 @@ mod hostile;
 #[cfg(target_os = "linux")]
 mod hosts;
 mod hub;
+mod intervene;
 mod kill;
 #[cfg(unix)]
 mod launch;

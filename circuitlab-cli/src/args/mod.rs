@@ -5,6 +5,7 @@ mod cache;
 mod demo;
 mod eval;
 mod export;
+mod intervene;
 mod launch;
 mod model;
 mod plugins;
@@ -16,6 +17,7 @@ pub use cache::{CacheArgs, CacheCommand, CacheFolderArgs, CacheStatsArgs, CacheW
 pub use demo::DemoArgs;
 pub use eval::EvalArgs;
 pub use export::ExportArgs;
+pub use intervene::{ChangeArgs, InterveneArgs, PromptArgs};
 pub use launch::LaunchArgs;
 pub use model::{ActivationsArgs, GenerateArgs, ModelCommand, ModelPlace, ShowArgs};
 pub use plugins::{PluginsCheckArgs, PluginsCommand, PluginsNewArgs, PluginsProbeArgs, PluginsShowArgs};
@@ -80,6 +82,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Take a transcoder out of a run or a checkpoint.
     Export(ExportArgs),
+    /// Change features on a prompt and see what the model makes of it.
+    Intervene(InterveneArgs),
     /// Look at a language model.
     #[command(subcommand)]
     Model(ModelCommand),

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::{ChangeArgs, PromptArgs};
+
 /// Which model, where and in what type.
 #[derive(Debug, Clone, Args)]
 pub struct ModelPlace {
@@ -40,15 +42,9 @@ pub struct GenerateArgs {
     /// The model.
     #[command(flatten)]
     pub place: ModelPlace,
-    /// The text to continue.
-    #[arg(long, value_name = "TEXT", required_unless_present = "tokens", conflicts_with = "tokens")]
-    pub prompt: Option<String>,
-    /// Token ids to continue, such as `0,5,9`, taken as they are.
-    #[arg(long, value_name = "IDS", value_delimiter = ',')]
-    pub tokens: Vec<u32>,
-    /// Begin the prompt without the model's BOS.
-    #[arg(long)]
-    pub no_bos: bool,
+    /// What is continued.
+    #[command(flatten)]
+    pub prompt: PromptArgs,
     /// Tokens to add at most; a token that ends a text ends it before.
     #[arg(long, default_value_t = 64, value_name = "COUNT")]
     pub max_tokens: usize,
@@ -64,6 +60,16 @@ pub struct GenerateArgs {
     /// Seed of the draws.
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     pub seed: u64,
+    /// Transcoder folder whose features are changed while the text goes on; changes at open positions, such as `2:`, go on with it.
+    #[arg(long, value_name = "CLT")]
+    pub clt: Option<PathBuf>,
+    /// What is changed.
+    #[command(flatten)]
+    pub changes: ChangeArgs,
+    /// With `--clt`: safetensors file to write: `gen_tokens`, `gen_logits` (a row for each token, which it was drawn from), `gen_act_idx`
+    /// and `gen_act_val`.
+    #[arg(long, value_name = "FILE", requires = "clt")]
+    pub tensors: Option<PathBuf>,
 }
 
 /// `model show`.

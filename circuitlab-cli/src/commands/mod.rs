@@ -7,6 +7,7 @@ mod demo;
 mod eval;
 mod export;
 mod generate;
+mod intervene;
 #[cfg(unix)]
 mod launch;
 mod model;
@@ -50,6 +51,7 @@ pub(crate) fn run(cli: &Cli, context: &Context) -> anyhow::Result<()> {
         Command::Launch(_) => Err(anyhow::anyhow!("`launch` needs a Unix system; start each rank by itself, with RANK and WORLD_SIZE")),
         Command::Eval(args) => eval::run(args, context),
         Command::Export(args) => export::run(args, context),
+        Command::Intervene(args) => intervene::run(args, context),
         Command::Model(command) => model::run(command, context),
         Command::Plugins(command) => plugins::run(command, context),
         Command::Bench(command) => bench::run(command, context),

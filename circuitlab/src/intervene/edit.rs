@@ -58,6 +58,8 @@ pub(super) struct Edit<'a> {
     /// What is added to each layer's output: `[batch * position, d_model]`.
     pending: BTreeMap<usize, Tensor>,
     found: Vec<Features>,
+    /// Pre-activations of the first row, where they are wanted.
+    clean_pre_acts: Features,
 }
 
 /// A change of one feature at one place of a pass.
@@ -89,12 +91,22 @@ impl<'a> Edit<'a> {
         let hooks = saved.hooks()?;
         crate::saved::check_hooks(hooks.0, hooks.1)?;
         let found = plan.rows.iter().map(|_| Features::default()).collect();
-        Ok(Self { plan, hooks, edited, reached, skips, skipped: None, pending: BTreeMap::new(), found })
+        Ok(Self {
+            plan,
+            hooks,
+            edited,
+            reached,
+            skips,
+            skipped: None,
+            pending: BTreeMap::new(),
+            found,
+            clean_pre_acts: Features::default(),
+        })
     }
 
-    /// The features of each row.
-    pub(super) fn into_found(self) -> Vec<Features> {
-        self.found
+    /// The features of each row, and the pre-activations of the row without changes.
+    pub(super) fn into_found(self) -> (Vec<Features>, Features) {
+        (self.found, self.clean_pre_acts)
     }
 
     /// Whether the norms are held too.
@@ -250,6 +262,10 @@ impl<'a> Edit<'a> {
                     let rows = acts.f_select(0, row as i64)?;
                     let rows = rows.f_narrow(0, skip, rows.size()[0] - skip)?;
                     self.found[row].push_active(layer, first + skip as usize, &rows).map_err(into_core)?;
+                    if let Some(pre_acts) = &pre_acts {
+                        let sites = self.found[row].of_layer(layer);
+                        self.clean_pre_acts.push_at(sites, &pre_acts.select(0, row as i64)).map_err(into_core)?;
+                    }
                 }
             }
         }

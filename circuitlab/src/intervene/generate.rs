@@ -61,7 +61,7 @@ pub fn generate(
 fn patterns(model: &dyn LanguageModel, prompt: &Prompt) -> Result<Vec<Tensor>> {
     let points: Vec<HookPoint> = (0..model.info().layers).map(|layer| HookPoint::block(layer, BlockHook::Pattern)).collect();
     let mut capture = Capture::new(points.iter().copied());
-    logits(model, &tokens(&prompt.tokens)?, &mut capture)?;
+    drop(logits(model, &tokens(&prompt.tokens)?, &mut capture)?);
     points.into_iter().map(|point| capture.take(point)).collect()
 }
 
@@ -102,7 +102,7 @@ impl Run<'_> {
             .extend(tokens, &mut so_far.past, &mut edit)?
             .ok_or_else(|| Error::Invalid(format!("model `{}` gave no logits", self.model.info().name)))?;
         so_far.logits.push(logits.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?);
-        so_far.features.extend(edit.into_found());
+        so_far.features.extend(edit.into_found().0);
         Ok(logits)
     }
 }

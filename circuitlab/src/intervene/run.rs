@@ -44,6 +44,8 @@ pub struct Outcome {
 pub struct Study {
     /// Of the run without changes: its activations, where any variant wants anything.
     pub clean: Outcome,
+    /// Pre-activations of the same features without changes, where any variant wants them.
+    pub clean_pre_activations: Features,
     /// Of each variant.
     pub variants: Vec<Outcome>,
 }
@@ -103,12 +105,17 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn run(&self, variants: &[Variant]) -> Result<Study> {
         let mut clean: Option<Outcome> = None;
+        let mut clean_pre_activations = Features::default();
         let mut outcomes: Vec<Option<Outcome>> = variants.iter().map(|_| None).collect();
         let most = usize::try_from(self.budget.memory_bytes / self.row_bytes()).unwrap_or(usize::MAX).saturating_sub(1).max(1);
         for (mode, want, places) in groups(variants) {
             for places in places.chunks(most) {
                 let rows = places.iter().map(|place| variants[*place].interventions.as_slice()).collect();
-                let mut found = self.pass(rows, mode, want)?.into_iter();
+                let (outcomes_of, pre_acts) = self.pass(rows, mode, want)?;
+                if clean_pre_activations.sites.is_empty() {
+                    clean_pre_activations = pre_acts;
+                }
+                let mut found = outcomes_of.into_iter();
                 let first = found.next();
                 // Where several groups run, the first one that keeps features has those of the run without changes.
                 if clean.as_ref().is_none_or(|clean| clean.features.sites.is_empty()) {
@@ -121,16 +128,16 @@ impl Bench<'_> {
         }
         let clean = match clean {
             Some(clean) => clean,
-            None => self.pass(Vec::new(), &Mode::Free, Want::Activations)?.swap_remove(0),
+            None => self.pass(Vec::new(), &Mode::Free, Want::Activations)?.0.swap_remove(0),
         };
         if clean.logits.f_isnan()?.f_any()?.f_int64_value(&[])? != 0 {
             return Err(Error::Invalid(format!("the model `{}` gave logits that are no numbers", self.model.info().name)));
         }
-        Ok(Study { clean, variants: outcomes.into_iter().flatten().collect() })
+        Ok(Study { clean, clean_pre_activations, variants: outcomes.into_iter().flatten().collect() })
     }
 
-    /// One forward pass: a row without changes, and one for each variant.
-    fn pass(&self, variants: Vec<&[Intervention]>, mode: &Mode, want: Want) -> Result<Vec<Outcome>> {
+    /// One forward pass: a row without changes, and one for each variant. With the pre-activations of the former, where they are wanted.
+    fn pass(&self, variants: Vec<&[Intervention]>, mode: &Mode, want: Want) -> Result<(Vec<Outcome>, Features)> {
         let rows: Vec<&[Intervention]> = std::iter::once(&[] as &[Intervention]).chain(variants).collect();
         let batch = rows.len() as i64;
         let total = self.prompt.tokens.len();
@@ -154,8 +161,9 @@ impl Bench<'_> {
             // A copy, so that one variant's logits do not keep all in memory.
             Ok(wanted.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.copy())
         };
-        let features = edit.into_found();
-        features.into_iter().enumerate().map(|(row, features)| Ok(Outcome { logits: kept(row as i64)?, features })).collect()
+        let (features, pre_acts) = edit.into_found();
+        let outcome = |(row, features): (usize, Features)| Ok(Outcome { logits: kept(row as i64)?, features });
+        Ok((features.into_iter().enumerate().map(outcome).collect::<Result<_>>()?, pre_acts))
     }
 
     /// About how much memory a row of the batch needs at its widest places.
