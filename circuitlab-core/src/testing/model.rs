@@ -219,14 +219,15 @@ fn extending_is_a_pass_in_parts(model: &dyn LanguageModel, tokens: &Tensor, plai
         if step == 0 {
             continue;
         }
-        let mut embedded = 0;
+        let embedded = std::cell::Cell::new(0);
         let mut visitor = At::new(HookPoint::Embed, |value| {
-            embedded = value.size()[1];
+            embedded.set(value.size()[1]);
             Ok(Action::Continue)
         });
         let next = model.extend(&tokens.narrow(1, done, step), &mut past, &mut visitor).expect("further tokens are run");
         let next = next.expect("a pass that is not stopped gives logits");
         done += step;
+        let embedded = embedded.get();
         assert!(embedded == step || embedded == done, "a visitor is shown {embedded} positions, of which {step} are new and {done} all");
         assert_eq!(past.positions(), done, "positions of the past");
         assert_close(model, &next, &plain.select(1, done - 1), &format!("position {} of a pass in parts", done - 1));
