@@ -175,7 +175,13 @@ impl<'a> Attribution<'a> {
             for (entry, active) in row.iter_mut().zip(&nodes.selected) {
                 *entry = stored[*active as usize];
             }
-            row[nodes.errors().start..nodes.logits().start].copy_from_slice(&stored[others.clone()]);
+            row[nodes.errors().start..][..others.len()].copy_from_slice(&stored[others.clone()]);
+            if nodes.closing {
+                let all: f64 = stored[..nodes.active.len()].iter().map(|entry| f64::from(*entry)).sum();
+                let selected: f64 = row[nodes.features()].iter().map(|entry| f64::from(*entry)).sum();
+                // Exactly nothing where all are selected, as both are added up in the same order.
+                row[nodes.unselected().start] = (all - selected) as f32;
+            }
             let node = match of {
                 RowOf::Logit(logit) => nodes.logits().start + logit,
                 RowOf::Feature(active) => nodes.selected.partition_point(|selected| (*selected as usize) < *active),

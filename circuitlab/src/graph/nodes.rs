@@ -50,6 +50,7 @@ pub struct LogitNode {
 /// | positions | T, if closing | position |
 /// | MLP outputs at special positions | L * Z, if closing | layer * Z + place in `special` |
 /// | the target's own biases | 1, if closing | |
+/// | all active features that are not selected | 1, if closing | |
 /// | logits | K | as in `logits` |
 ///
 /// Only rows of features and logits have numbers: row `t`, column `s` is what node `s` adds to the pre-activation of feature `t`, or to the
@@ -127,6 +128,8 @@ pub enum NodeKind {
     },
     /// The target's own biases: the encoder's, and that of the norm that it reads through.
     OwnBias,
+    /// All active features that are not nodes of their own.
+    Unselected,
     /// Something that is explained.
     Logit {
         /// Its place in [`Nodes::logits`].
@@ -157,7 +160,7 @@ impl Nodes {
 
     /// All closing nodes; empty where there are none.
     pub fn closing(&self) -> Range<usize> {
-        self.tokens().end..self.own_bias().end
+        self.tokens().end..self.unselected().end
     }
 
     /// Decoder biases, by layer and position.
@@ -185,9 +188,14 @@ impl Nodes {
         self.closing_after(&self.special_outputs(), 1)
     }
 
+    /// The one node of all active features that are not selected.
+    pub fn unselected(&self) -> Range<usize> {
+        self.closing_after(&self.own_bias(), 1)
+    }
+
     /// What is explained.
     pub fn logits(&self) -> Range<usize> {
-        after(&self.own_bias(), self.logits.len())
+        after(&self.unselected(), self.logits.len())
     }
 
     /// The nodes that have rows: features and logits.
@@ -246,6 +254,9 @@ impl Nodes {
         }
         if self.own_bias().contains(&node) {
             return NodeKind::OwnBias;
+        }
+        if self.unselected().contains(&node) {
+            return NodeKind::Unselected;
         }
         assert!(self.logits().contains(&node), "node {node} of {}", self.count());
         NodeKind::Logit { logit: node - self.logits().start }
@@ -341,7 +352,7 @@ pub(super) mod tests {
         let open = nodes(false);
         assert_eq!((open.count(), open.closing(), open.logits()), (3 + 12 + 4 + 2, 19..19, 19..21));
         let closed = nodes(true);
-        assert_eq!(closed.closing().len(), 12 + 12 + 4 + 6 + 1);
+        assert_eq!(closed.closing().len(), 12 + 12 + 4 + 6 + 2);
         for nodes in [open, closed] {
             nodes.check().expect("all in order");
             let kinds: HashSet<NodeKind> = (0..nodes.count()).map(|node| nodes.kind(node)).collect();
