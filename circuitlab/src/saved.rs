@@ -19,7 +19,7 @@ use crate::{Error, Result};
 pub const CARD: &str = "config.yaml";
 
 /// `config.yaml`: the keys that circuit-tracer reads, and what this project knows beyond them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Card {
     /// `cross_layer_transcoder` or `transcoder_set`.
     pub model_kind: String,

@@ -17,6 +17,37 @@ pub enum BenchCommand {
     Forward(BenchForwardArgs),
     /// Throughput of a cache's loader, and of what it does.
     Cache(BenchCacheArgs),
+    /// Seconds and memory of a prompt's attribution on random weights, beside its bare matrix products.
+    Attribute(BenchAttributeArgs),
+}
+
+/// `bench attribute`.
+#[derive(Debug, Args)]
+pub struct BenchAttributeArgs {
+    /// Layers of the model.
+    #[arg(long, default_value_t = 12, value_name = "COUNT")]
+    pub layers: usize,
+    /// Width of the residual stream, a multiple of 64.
+    #[arg(long, default_value_t = 768, value_name = "COUNT")]
+    pub d_model: usize,
+    /// Features of each layer.
+    #[arg(long, default_value_t = 2048, value_name = "COUNT")]
+    pub features: usize,
+    /// Tokens of the prompt, which is the model's context too.
+    #[arg(long, default_value_t = 16, value_name = "COUNT")]
+    pub tokens: usize,
+    /// Active features, of all layers and positions together, as nearly as thresholds allow.
+    #[arg(long, default_value_t = 1850, value_name = "COUNT")]
+    pub active: usize,
+    /// Attributions that are measured, each followed by its products.
+    #[arg(long, default_value_t = 3, value_name = "COUNT")]
+    pub rounds: usize,
+    /// Threads of CPU products. Default: the number of cores.
+    #[arg(long, value_name = "COUNT")]
+    pub threads: Option<i32>,
+    /// Compute the nodes with which rows sum to what they explain too.
+    #[arg(long)]
+    pub closing: bool,
 }
 
 /// `bench forward`.

@@ -12,7 +12,7 @@ mod plugins;
 mod text;
 mod train;
 
-pub use bench::{BenchCacheArgs, BenchCodecArgs, BenchCommand, BenchForwardArgs, BenchStepArgs};
+pub use bench::{BenchAttributeArgs, BenchCacheArgs, BenchCodecArgs, BenchCommand, BenchForwardArgs, BenchStepArgs};
 pub use cache::{CacheArgs, CacheCommand, CacheFolderArgs, CacheStatsArgs, CacheWriteArgs};
 pub use demo::DemoArgs;
 pub use eval::EvalArgs;

@@ -1,6 +1,6 @@
 //! Which benchmark.
 
-use super::{cache, codec, forward, step};
+use super::{attribute, cache, codec, forward, step};
 use crate::args::BenchCommand;
 use crate::commands::Context;
 
@@ -9,6 +9,7 @@ pub(in crate::commands) fn run(command: &BenchCommand, context: &Context) -> any
         BenchCommand::Step(args) => step::run(args, context),
         BenchCommand::Codec(args) => codec::run(args, context),
         BenchCommand::Forward(args) => forward::run(args, context),
+        BenchCommand::Attribute(args) => attribute::run(args, context),
         BenchCommand::Cache(args) => cache::run(args, context),
     }
 }
