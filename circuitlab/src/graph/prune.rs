@@ -101,7 +101,7 @@ impl Pruned {
         pruned.find_least(rows)?;
         pruned.clean(rows)?;
         let mut edges = 0;
-        pruned.each_edge(rows, |_| {
+        pruned.each_edge(rows, false, |_| {
             edges += 1;
             Ok(())
         })?;
@@ -109,29 +109,19 @@ impl Pruned {
         Ok(pruned)
     }
 
-    /// Goes through the kept edges, by target and then by source.
+    /// Goes through the kept edges, by target and then by source; and through edges of closing nodes to kept nodes where `closing` says so,
+    /// if as much would flow through them as through kept ones.
     ///
     /// # Errors
     /// Rows that cannot be read, and what `show` returns.
-    pub fn each_edge(&self, rows: &impl Rows, mut show: impl FnMut(Edge) -> Result<()>) -> Result<()> {
-        let sources: Vec<usize> = (0..rows.nodes().tokens().end).filter(|node| self.kept[*node]).collect();
-        self.edges_from(rows, &sources, &mut show)
-    }
-
-    /// Goes through the edges of closing nodes to kept nodes through which as much would flow as through kept edges.
-    ///
-    /// # Errors
-    /// As [`each_edge`](Self::each_edge).
-    pub fn each_closing_edge(&self, rows: &impl Rows, mut show: impl FnMut(Edge) -> Result<()>) -> Result<()> {
-        let sources: Vec<usize> = rows.nodes().closing().collect();
-        self.edges_from(rows, &sources, &mut show)
-    }
-
-    fn edges_from(&self, rows: &impl Rows, sources: &[usize], mut show: impl FnMut(Edge) -> Result<()>) -> Result<()> {
+    pub fn each_edge(&self, rows: &impl Rows, closing: bool, mut show: impl FnMut(Edge) -> Result<()>) -> Result<()> {
+        let nodes = rows.nodes();
+        let closing = if closing { nodes.closing() } else { 0..0 };
+        let sources: Vec<usize> = (0..nodes.tokens().end).filter(|node| self.kept[*node]).chain(closing).collect();
         let mut numbers = Vec::new();
-        for target in rows.nodes().targets().filter(|target| self.kept[*target]) {
+        for target in nodes.targets().filter(|target| self.kept[*target]) {
             rows.read(target, &mut numbers)?;
-            for source in sources {
+            for source in &sources {
                 let (weight, score) = (numbers[*source], self.score(target, numbers[*source]));
                 if self.counts(score) {
                     show(Edge { target, source: *source, weight, score })?;
@@ -162,7 +152,7 @@ impl Pruned {
         })?;
         // Every edge counts so long as there is no least score.
         self.least = histogram.threshold(self.options.edge_threshold, |give| {
-            self.each_edge(rows, |edge| {
+            self.each_edge(rows, false, |edge| {
                 give(edge.score);
                 Ok(())
             })

@@ -2,7 +2,9 @@
 
 mod attribute;
 mod dense;
+mod json;
 mod oracle;
 mod prune;
+mod schema;
 
 pub(super) use dense::{Dense, plain_prune, random};
