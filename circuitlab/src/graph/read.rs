@@ -132,9 +132,6 @@ impl<'a> Ids<'a> {
     fn resolve(&self, links: &[FileLink]) -> Result<Vec<ViewLink>, String> {
         let mut resolved: Vec<ViewLink> = Vec::with_capacity(links.len());
         for (at, link) in links.iter().enumerate() {
-            if !link.weight.is_finite() {
-                return Err(format!("the link from `{}` to `{}` has no finite weight", link.source, link.target));
-            }
             let (target, _) = self.find(&link.target)?;
             let source = match self.find(&link.source)? {
                 (one, None) => one,

@@ -284,7 +284,7 @@ fn views_that_do_not_fit_together_are_refused() {
     };
     refused(|graph| *graph = json!({"graphs": []}), "it is no graph for viewers");
     refused(|graph| graph["links"][0]["source"] = json!("9_9_9"), "the node `9_9_9`, which is not there");
-    refused(|graph| graph["links"][0]["weight"] = json!(1e300), "no finite weight");
+    refused(|graph| graph["links"][0]["weight"] = json!(1e300), "number out of range");
     refused(|graph| graph["nodes"][1]["node_id"] = graph["nodes"][0]["node_id"].clone(), "two nodes have the id");
     refused(|graph| graph["nodes"][1]["layer"] = json!([]), "a layer as a text or a whole number");
     refused(
