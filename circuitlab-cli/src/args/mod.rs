@@ -5,6 +5,7 @@ mod cache;
 mod demo;
 mod eval;
 mod export;
+mod graph;
 mod intervene;
 mod launch;
 mod model;
@@ -17,6 +18,7 @@ pub use cache::{CacheArgs, CacheCommand, CacheFolderArgs, CacheStatsArgs, CacheW
 pub use demo::DemoArgs;
 pub use eval::EvalArgs;
 pub use export::ExportArgs;
+pub use graph::{GraphCommand, GraphDiffArgs, GraphPruneArgs, GraphScoresArgs, GraphShowArgs, ThresholdArgs};
 pub use intervene::{ChangeArgs, InterveneArgs, PromptArgs};
 pub use launch::LaunchArgs;
 pub use model::{ActivationsArgs, GenerateArgs, ModelCommand, ModelPlace, ShowArgs};
@@ -84,6 +86,9 @@ pub enum Command {
     Export(ExportArgs),
     /// Change features on a prompt and see what the model makes of it.
     Intervene(InterveneArgs),
+    /// Prune, score, show and compare attribution graphs.
+    #[command(subcommand)]
+    Graph(GraphCommand),
     /// Look at a language model.
     #[command(subcommand)]
     Model(ModelCommand),

@@ -7,6 +7,7 @@ mod demo;
 mod eval;
 mod export;
 mod generate;
+mod graph;
 mod intervene;
 #[cfg(unix)]
 mod launch;
@@ -52,6 +53,7 @@ pub(crate) fn run(cli: &Cli, context: &Context) -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(args, context),
         Command::Export(args) => export::run(args, context),
         Command::Intervene(args) => intervene::run(args, context),
+        Command::Graph(command) => graph::run(command, context),
         Command::Model(command) => model::run(command, context),
         Command::Plugins(command) => plugins::run(command, context),
         Command::Bench(command) => bench::run(command, context),

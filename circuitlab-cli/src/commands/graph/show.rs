@@ -1,0 +1,74 @@
+//! `circuitlab graph show`.
+
+use circuitlab::graph::{GraphPath, View, paths};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{Context, options, score, view};
+use crate::args::GraphShowArgs;
+use crate::output::human;
+
+#[derive(Serialize)]
+struct Shown {
+    metadata: Map<String, Value>,
+    nodes: usize,
+    links: usize,
+    logits: Vec<Logit>,
+}
+
+#[derive(Serialize)]
+struct Logit {
+    node: String,
+    label: String,
+    probability: Option<f64>,
+    paths: Vec<Way>,
+}
+
+/// A path, from its first node to the logit.
+#[derive(Serialize)]
+struct Way {
+    share: f64,
+    positive: bool,
+    nodes: Vec<String>,
+    names: Vec<String>,
+}
+
+pub(super) fn run(args: &GraphShowArgs, context: &Context) -> anyhow::Result<()> {
+    let view = view(&args.graph, options(&args.thresholds)?)?;
+    let mut logits = Vec::new();
+    for (place, node) in view.nodes.iter().enumerate().filter(|(_, node)| node.is_logit()) {
+        let paths = paths(&view, place, args.top)?.into_iter().map(|path| way(&view, path)).collect();
+        logits.push(Logit { node: node.node_id.clone(), label: node.clerp.clone(), probability: node.token_prob, paths });
+    }
+    let shown = Shown { metadata: view.metadata.clone(), nodes: view.nodes.len(), links: view.links.len(), logits };
+    context.print(&shown, || text(&view, &shown))
+}
+
+fn way(view: &View, path: GraphPath) -> Way {
+    let nodes = path.nodes.iter().map(|node| view.nodes[*node].node_id.clone()).collect();
+    let names = path.nodes.iter().map(|node| view.name(*node)).collect();
+    Way { share: path.share, positive: path.positive, nodes, names }
+}
+
+fn text(view: &View, shown: &Shown) -> String {
+    let prompt = view.metadata.get("prompt").and_then(Value::as_str).unwrap_or_default();
+    let [nodes, links] = [shown.nodes, shown.links].map(|count| human::whole(count as u64));
+    let [replacement, completeness] = ["replacement_score", "completeness_score"].map(|name| score(view.score(name)));
+    let mut lines = vec![
+        format!("{prompt:?}: {nodes} nodes, {links} edges; replacement {replacement}, completeness {completeness}"),
+        "shares are those of the edges shown; - where a path makes its logit less".to_owned(),
+    ];
+    for logit in &shown.logits {
+        lines.push(format!("\n{}", logit.label));
+        if logit.paths.is_empty() {
+            lines.push("  nothing that is shown adds to it".to_owned());
+        }
+        for way in &logit.paths {
+            // The logit is the heading.
+            let nodes = &way.names[..way.names.len() - 1];
+            let sign = if way.positive { '+' } else { '-' };
+            lines.push(format!("  {:5.1} % {sign} {}", 100.0 * way.share, nodes.join(" -> ")));
+        }
+    }
+    lines.join("\n")
+}
