@@ -9,10 +9,9 @@ use super::pass::Pass;
 use super::sources::{Closing, Sources};
 use crate::Result;
 
-/// The columns of a row: features, errors, tokens, and those that close it.
+/// The columns of a row after those of features: errors, tokens, and those that close it.
 #[derive(Debug, Clone)]
 pub(super) struct Columns {
-    pub(super) features: Range<i64>,
     /// Layer times positions plus position.
     pub(super) errors: Range<i64>,
     pub(super) tokens: Range<i64>,
@@ -29,14 +28,13 @@ pub(super) struct Columns {
 impl Columns {
     fn new(pass: &Pass<'_>, closing: bool) -> Self {
         let [depth, positions, special] = [pass.depth(), pass.positions, pass.special.len()].map(|count| count as i64);
-        let mut end = 0;
+        let mut end = pass.active.len() as i64;
         let mut next = |count: i64, there: bool| {
             let start = end;
             end += if there { count } else { 0 };
             start..end
         };
         Self {
-            features: next(pass.active.len() as i64, true),
             errors: next(depth * positions, true),
             tokens: next(positions, true),
             decoder_biases: next(depth * positions, closing),

@@ -93,6 +93,7 @@ pub fn node_id(nodes: &Nodes, node: usize) -> String {
         NodeKind::Position { position } => format!("E_bias_position_{position}"),
         NodeKind::SpecialOutput { layer, position } => format!("{layer}_bias_mlp_{position}"),
         NodeKind::OwnBias => "E_bias_own_0".to_owned(),
+        NodeKind::Unselected => "E_bias_features_0".to_owned(),
         NodeKind::Logit { logit } => format!("{}_{}_{}", nodes.layers + 1, nodes.logits[logit].id, nodes.tokens.len() - 1),
     }
 }
@@ -145,6 +146,7 @@ impl ViewNode {
             NodeKind::Position { position } => bias("E".to_owned(), position, "position"),
             NodeKind::SpecialOutput { layer, position } => bias(layer.to_string(), position, "MLP at a special position"),
             NodeKind::OwnBias => bias("E".to_owned(), 0, "own bias"),
+            NodeKind::Unselected => bias("E".to_owned(), 0, "features that are no nodes"),
             NodeKind::Logit { logit } => {
                 let (last, target) = (nodes.tokens.len() - 1, &nodes.logits[logit]);
                 Self {
