@@ -14,7 +14,7 @@ fn fixtures() -> PathBuf {
 const TOKENS: &str = "1,87,203,120,123,125,117,128";
 
 /// A fixture's model with the fixtures' tokenizer beside it.
-fn model_with_tokenizer(folder: &Path, name: &str) -> PathBuf {
+pub(crate) fn model_with_tokenizer(folder: &Path, name: &str) -> PathBuf {
     let model = folder.join(name);
     fs::create_dir(&model).expect("a folder");
     for file in ["config.json", "model.safetensors"] {
@@ -138,7 +138,7 @@ fn a_text_goes_on_with_features_changed() {
 }
 
 /// Runs the program, which must fail with one line that holds these words.
-fn fails(args: &[&str], words: &[&str]) {
+pub(crate) fn fails(args: &[&str], words: &[&str]) {
     let output = circuitlab(args).output().expect("the program starts");
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "circuitlab {}\n{said}", args.join(" "));

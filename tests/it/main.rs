@@ -3,6 +3,7 @@
 mod bad_input;
 mod checkpoints;
 mod export;
+mod faithfulness;
 #[cfg(unix)]
 mod faults;
 mod hostile;

@@ -16,7 +16,7 @@ mod train;
 pub use bench::{BenchAttributeArgs, BenchCacheArgs, BenchCodecArgs, BenchCommand, BenchForwardArgs, BenchStepArgs};
 pub use cache::{CacheArgs, CacheCommand, CacheFolderArgs, CacheStatsArgs, CacheWriteArgs};
 pub use demo::DemoArgs;
-pub use eval::EvalArgs;
+pub use eval::{EvalArgs, FaithfulnessArgs};
 pub use export::ExportArgs;
 pub use graph::{GraphCommand, GraphDiffArgs, GraphPruneArgs, GraphScoresArgs, GraphShowArgs, ThresholdArgs};
 pub use intervene::{ChangeArgs, InterveneArgs, PromptArgs};

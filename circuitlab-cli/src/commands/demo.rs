@@ -11,7 +11,7 @@ use circuitlab_core::{Error as CoreError, files};
 use serde_json::json;
 
 use super::{Context, cache, eval};
-use crate::args::{CacheWriteArgs, DemoArgs, EvalArgs, ModelPlace, TextArgs};
+use crate::args::{CacheWriteArgs, DemoArgs, EvalArgs, FaithfulnessArgs, ModelPlace, TextArgs};
 use crate::output::{human, stdout};
 
 /// The bundled files, by their place in the demo's folder. They are part of the program, so that it needs nothing beside it.
@@ -123,12 +123,13 @@ fn train(out: &Path, context: &Context) -> anyhow::Result<()> {
 
 fn eval_args(out: &Path) -> EvalArgs {
     EvalArgs {
-        clt: out.join("run").join("final"),
+        clt: vec![out.join("run").join("final")],
         place: place(out),
         text: text(out, HELD_OUT_RANGE),
         context: 128,
         max_contexts: None,
         batch_contexts: 32,
+        prompts: FaithfulnessArgs::default(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! `circuitlab eval`.
 
+mod prompts;
+
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -14,6 +16,10 @@ use crate::args::EvalArgs;
 use crate::output::{Table, human};
 
 pub(super) fn run(args: &EvalArgs, context: &Context) -> anyhow::Result<()> {
+    if let Some(file) = &args.prompts.faithfulness {
+        let report = prompts::report(file, args, context)?;
+        return context.print(&report, || prompts::text(&report));
+    }
     let report = report(args, context)?;
     context.print(&report, || text(&report))
 }
@@ -22,7 +28,8 @@ pub(super) fn run(args: &EvalArgs, context: &Context) -> anyhow::Result<()> {
 pub(super) fn report(args: &EvalArgs, context: &Context) -> anyhow::Result<Report> {
     let (model, folder) = model::open(&args.place, context)?;
     let device = args.place.device.parse()?;
-    let saved = SavedTranscoder::open(&context.registry, &args.clt, device, FloatKind::F32)?;
+    let [clt] = &args.clt[..] else { anyhow::bail!("several `--clt` are compared with `--faithfulness PROMPTS`; a text takes one") };
+    let saved = SavedTranscoder::open(&context.registry, clt, device, FloatKind::F32)?;
     saved.check_model(model.info())?;
     let text = eval_text(args, model.as_ref(), &folder, context)?;
     Ok(evaluate(&saved, model.as_ref(), &text, &context.bars)?)

@@ -1,7 +1,8 @@
 //! `circuitlab model generate`.
 
 use circuitlab::generate::{Sampling, generate};
-use circuitlab::intervene::{Generated, Prompt};
+use circuitlab::graph::Prompt;
+use circuitlab::intervene::Generated;
 use circuitlab::saved::SavedTranscoder;
 use circuitlab::text::Tokenizer;
 use circuitlab_core::config::FloatKind;

@@ -4,8 +4,9 @@ mod show;
 
 use anyhow::Context as _;
 use circuitlab::generate::Sampling;
+use circuitlab::graph::Prompt;
 use circuitlab::intervene::{
-    Budget, Change, Generated, Intervention, Mode, Named, Outcome, Positions, Prompt, Study, Supernode, Target, Variant, Want, assignment,
+    Budget, Change, Generated, Intervention, Mode, Named, Outcome, Positions, Study, Supernode, Target, Variant, Want, assignment,
     feature_at, generate, intervene, read_interventions, read_supernodes,
 };
 use circuitlab::saved::SavedTranscoder;

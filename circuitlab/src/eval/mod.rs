@@ -1,15 +1,20 @@
 //! Evaluation on held-out text: how well a transcoder reconstructs, and what the language model loses when it takes the
 //! place of the MLPs.
 
+mod agreement;
 mod batch;
 mod faithfulness;
+mod perturbation;
+mod prompts;
 mod reconstruction;
 mod report;
 mod splice;
 
 use std::collections::HashSet;
 
+pub use agreement::Agreement;
 pub use batch::EvalText;
+pub use prompts::{Means, Perturbed, PromptOptions, PromptReport, PromptScores, SplicedPrompt, TranscoderReport, evaluate_prompts};
 pub use report::{Faithfulness, LayerReport, Loss, Report, SpliceReport};
 
 use circuitlab_core::LanguageModel;

@@ -5,8 +5,9 @@ use tch::{Device, Kind, Tensor};
 
 use super::edit::{Edit, Patterns, Plan};
 use super::run::{logits, tokens};
-use super::{Features, Intervention, Mode, Prompt, Want};
+use super::{Features, Intervention, Mode, Want};
 use crate::generate::{Sampling, go_on};
+use crate::graph::Prompt;
 use crate::model::Capture;
 use crate::saved::SavedTranscoder;
 use crate::{Error, Result};
@@ -91,7 +92,7 @@ impl Run<'_> {
             mode: &Mode::Free,
             patterns: if self.patterns.is_empty() { Patterns::Live } else { Patterns::Given(&self.patterns) },
             prompt: self.prompt.tokens.len(),
-            special: self.prompt.special,
+            special: self.prompt.special.len(),
             total: so_far.total,
             clean_row: false,
             want: Want::Activations,

@@ -4,7 +4,8 @@ use circuitlab_core::{HookVisitor, LanguageModel};
 use tch::{Device, Kind, Tensor};
 
 use super::edit::{Edit, Patterns, Plan};
-use super::{Features, Intervention, Mode, Prompt};
+use super::{Features, Intervention, Mode};
+use crate::graph::Prompt;
 use crate::saved::SavedTranscoder;
 use crate::{Error, Result};
 
@@ -86,6 +87,7 @@ pub fn intervene(
 
 fn check(model: &dyn LanguageModel, saved: &SavedTranscoder, prompt: &Prompt, variants: &[Variant]) -> Result<()> {
     saved.check_model(model.info())?;
+    prompt.check(model.info())?;
     for variant in variants {
         variant.mode.check(saved.dims.layers)?;
         for intervention in &variant.interventions {
@@ -147,7 +149,7 @@ impl Bench<'_> {
             mode,
             patterns: if mode.freezes_attention() { Patterns::FirstRow } else { Patterns::Live },
             prompt: total,
-            special: self.prompt.special,
+            special: self.prompt.special.len(),
             total,
             clean_row: true,
             want,

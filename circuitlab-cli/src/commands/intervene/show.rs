@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use circuitlab::intervene::{Features, Generated, Outcome, Prompt, Site, Study, Variant, Want};
+use circuitlab::graph::Prompt;
+use circuitlab::intervene::{Features, Generated, Outcome, Site, Study, Variant, Want};
 use circuitlab::text::Tokenizer;
 use circuitlab_core::tch::{Kind, Tensor};
 use serde_json::{Value, json};
