@@ -11,6 +11,7 @@ use circuitlab_core::{Error as CoreError, files};
 use serde::Serialize;
 use tch::{Device, Kind};
 
+use crate::formats::{self, Format, Target};
 use crate::saved::{self, CARD};
 use crate::train::{newest_checkpoint, written_files};
 use crate::{Error, Progress, Result};
@@ -24,6 +25,8 @@ pub struct ExportRequest<'a> {
     pub out: &'a Path,
     /// The type of its numbers; as they are where none is given.
     pub dtype: Option<FloatKind>,
+    /// Whose files to write; our own where none is given.
+    pub format: Option<Format>,
     /// Told of every piece.
     pub progress: &'a dyn Progress,
 }
@@ -43,14 +46,35 @@ pub struct Exported {
     pub checked: bool,
 }
 
-/// Copies a transcoder into a folder of its own, which is there when all of it is.
+/// Copies a transcoder into a folder of its own, or writes it as another tool stores such; the folder is there when all of it is.
 ///
 /// # Errors
-/// [`Error::Exists`], a folder that holds no transcoder, files that are damaged, and what the file system returns.
+/// [`Error::Exists`], a folder that holds no transcoder, files that are damaged, a transcoder that the format cannot hold, and what the file
+/// system returns.
 pub fn export(request: &ExportRequest<'_>) -> Result<Exported> {
     let from = transcoder_in(request.from)?;
-    // Only to see that it can be read.
-    saved::read_card(&from)?;
+    let card = saved::read_card(&from)?;
+    let target = match request.format {
+        None => return copy(request, from),
+        Some(Format::CircuitTracer) => {
+            formats::circuit_tracer_reads(&from, &card)?;
+            return copy(request, from);
+        }
+        Some(Format::GemmaScope) => Target::GemmaScope,
+        Some(Format::GemmaScope2) => Target::GemmaScope2,
+        Some(Format::CltForge) => Target::CltForge,
+    };
+    let written = written_files(&from)?;
+    for (name, ranges) in written.iter().flatten() {
+        let file = TensorFile::open(&from.join(name))?;
+        ranges.iter().try_for_each(|rows| file.check(rows))?;
+    }
+    let done = formats::convert(&from, &target, request.out, request.dtype, request.progress)?;
+    Ok(Exported { out: request.out.to_path_buf(), from, files: done.files, bytes: done.bytes, checked: written.is_some() })
+}
+
+/// Copies a transcoder's files.
+fn copy(request: &ExportRequest<'_>, from: PathBuf) -> Result<Exported> {
     if request.out.symlink_metadata().is_ok() {
         return Err(Error::Exists { path: request.out.to_path_buf(), hint: "choose another --out".to_owned() });
     }
@@ -218,7 +242,7 @@ mod tests {
     use crate::Silent;
 
     fn request<'a>(from: &'a Path, out: &'a Path) -> ExportRequest<'a> {
-        ExportRequest { from, out, dtype: None, progress: &Silent }
+        ExportRequest { from, out, dtype: None, format: None, progress: &Silent }
     }
 
     #[test]

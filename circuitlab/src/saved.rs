@@ -19,7 +19,7 @@ use crate::{Error, Result};
 pub const CARD: &str = "config.yaml";
 
 /// `config.yaml`: the keys that circuit-tracer reads, and what this project knows beyond them.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Card {
     /// `cross_layer_transcoder` or `transcoder_set`.
     pub model_kind: String,
@@ -163,7 +163,10 @@ impl SavedTranscoder {
             Some(known) => registry.build::<dyn Transcoder>(&known.transcoder)?,
             None => by_model_kind(registry, folder, &card.model_kind)?,
         };
-        let activation = activation_spec(registry, folder, &card, &*transcoder)?;
+        let activation = match &card.circuitlab {
+            Some(known) => known.activation.clone(),
+            None => activation_of(registry, folder, &card, transcoder.has_thresholds(folder)?)?,
+        };
         let activation = registry.build::<dyn SparsityActivation>(&activation)?;
         let (dims, params) = transcoder.load(folder, &*activation, dtype.into(), device.0)?;
         Ok(Self { folder: folder.to_path_buf(), card, dims, params, transcoder, activation })
@@ -207,19 +210,24 @@ impl SavedTranscoder {
     /// # Errors
     /// [`Error::Mismatch`] with the first thing that differs.
     pub fn check_model(&self, model: &ModelInfo) -> Result<()> {
-        let what = |of: &str| format!("transcoder `{}` and model `{}` differ in {of}", self.folder.display(), model.name);
-        if self.dims.layers != model.layers {
-            return Err(Error::mismatch(what("layers"), self.dims.layers, model.layers));
+        check_fits(&self.folder, self.dims, &self.card, model)
+    }
+}
+
+/// Checks that a transcoder belongs to a language model.
+pub(crate) fn check_fits(folder: &Path, dims: Dims, card: &Card, model: &ModelInfo) -> Result<()> {
+    let what = |of: &str| format!("transcoder `{}` and model `{}` differ in {of}", folder.display(), model.name);
+    if dims.layers != model.layers {
+        return Err(Error::mismatch(what("layers"), dims.layers, model.layers));
+    }
+    if dims.d_model != model.d_model {
+        return Err(Error::mismatch(what("d_model"), dims.d_model, model.d_model));
+    }
+    match &card.circuitlab {
+        Some(known) if known.model_fingerprint != model.fingerprint => {
+            Err(Error::mismatch(what("weights (fingerprint)"), &known.model_fingerprint, &model.fingerprint))
         }
-        if self.dims.d_model != model.d_model {
-            return Err(Error::mismatch(what("d_model"), self.dims.d_model, model.d_model));
-        }
-        match &self.card.circuitlab {
-            Some(known) if known.model_fingerprint != model.fingerprint => {
-                Err(Error::mismatch(what("weights (fingerprint)"), &known.model_fingerprint, &model.fingerprint))
-            }
-            _ => Ok(()),
-        }
+        _ => Ok(()),
     }
 }
 
@@ -263,11 +271,7 @@ pub fn read_card(folder: &Path) -> Result<Card> {
 }
 
 /// The activation that a folder is read with. circuit-tracer's `topk` keeps negative pre-activations too.
-fn activation_spec(registry: &Registry, folder: &Path, card: &Card, transcoder: &dyn Transcoder) -> Result<Spec> {
-    if let Some(known) = &card.circuitlab {
-        return Ok(known.activation.clone());
-    }
-    let thresholds = transcoder.has_thresholds(folder)?;
+pub(crate) fn activation_of(registry: &Registry, folder: &Path, card: &Card, thresholds: bool) -> Result<Spec> {
     match card.activation.as_deref() {
         None | Some("jump_relu" | "jumprelu") if thresholds => Ok(direct_jumprelu()),
         None | Some("relu") => Ok(Spec::named("relu")),
@@ -308,14 +312,21 @@ pub fn check_hooks(input: BlockHook, output: BlockHook) -> Result<()> {
 }
 
 fn by_model_kind(registry: &Registry, folder: &Path, model_kind: &str) -> Result<Box<dyn Transcoder>> {
+    let plain = registry.build::<dyn Transcoder>(&transcoder_of(registry, folder, model_kind, false)?)?;
+    if !plain.has_skip(folder)? {
+        return Ok(plain);
+    }
+    Ok(registry.build::<dyn Transcoder>(&transcoder_of(registry, folder, model_kind, true)?)?)
+}
+
+/// The transcoder of a `model_kind`, with or without a linear skip.
+pub(crate) fn transcoder_of(registry: &Registry, folder: &Path, model_kind: &str, skip: bool) -> Result<Spec> {
     let mut known = Vec::new();
     for name in registry.names(Kind::Transcoder) {
-        let transcoder = registry.build::<dyn Transcoder>(&Spec::named(&name))?;
+        let spec = Spec::named(name);
+        let transcoder = registry.build::<dyn Transcoder>(&spec)?;
         if transcoder.model_kind() == model_kind {
-            if transcoder.has_skip(folder)? {
-                return Ok(registry.build::<dyn Transcoder>(&Spec::named(name).with("skip", true))?);
-            }
-            return Ok(transcoder);
+            return Ok(if skip { spec.with("skip", true) } else { spec });
         }
         known.push(transcoder.model_kind().to_owned());
     }

@@ -6,6 +6,7 @@ mod demo;
 mod eval;
 mod export;
 mod graph;
+mod import;
 mod intervene;
 mod launch;
 mod model;
@@ -19,6 +20,7 @@ pub use demo::DemoArgs;
 pub use eval::{EvalArgs, FaithfulnessArgs};
 pub use export::ExportArgs;
 pub use graph::{GraphCommand, GraphDiffArgs, GraphPruneArgs, GraphScoresArgs, GraphShowArgs, ThresholdArgs};
+pub use import::ImportArgs;
 pub use intervene::{ChangeArgs, InterveneArgs, PromptArgs};
 pub use launch::LaunchArgs;
 pub use model::{ActivationsArgs, GenerateArgs, ModelCommand, ModelPlace, ShowArgs};
@@ -89,6 +91,8 @@ pub enum Command {
     /// Prune, score, show and compare attribution graphs.
     #[command(subcommand)]
     Graph(GraphCommand),
+    /// Take in a transcoder of another tool.
+    Import(ImportArgs),
     /// Look at a language model.
     #[command(subcommand)]
     Model(ModelCommand),

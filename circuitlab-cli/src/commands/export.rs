@@ -7,8 +7,8 @@ use crate::args::ExportArgs;
 use crate::output::human;
 
 pub(super) fn run(args: &ExportArgs, context: &Context) -> anyhow::Result<()> {
-    let ExportArgs { from, out, dtype } = args;
-    let exported = export(&ExportRequest { from, out, dtype: *dtype, progress: &context.bars })?;
+    let ExportArgs { from, out, dtype, format } = args;
+    let exported = export(&ExportRequest { from, out, dtype: *dtype, format: format.0, progress: &context.bars })?;
     context.print(&exported, || {
         format!(
             "{} files, {}, of `{}` are in `{}`{}",

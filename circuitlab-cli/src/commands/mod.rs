@@ -8,6 +8,7 @@ mod eval;
 mod export;
 mod generate;
 mod graph;
+mod import;
 mod intervene;
 #[cfg(unix)]
 mod launch;
@@ -54,6 +55,7 @@ pub(crate) fn run(cli: &Cli, context: &Context) -> anyhow::Result<()> {
         Command::Export(args) => export::run(args, context),
         Command::Intervene(args) => intervene::run(args, context),
         Command::Graph(command) => graph::run(command, context),
+        Command::Import(args) => import::run(args, context),
         Command::Model(command) => model::run(command, context),
         Command::Plugins(command) => plugins::run(command, context),
         Command::Bench(command) => bench::run(command, context),

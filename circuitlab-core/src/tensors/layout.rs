@@ -219,16 +219,16 @@ mod tests {
     }
 
     #[test]
-    fn a_text_of_the_header_comes_back_and_rows_of_bytes_leave_holes() {
+    fn a_text_of_the_header_comes_back_and_numbers_that_never_come_leave_holes() {
         let folder = tempfile::tempdir().expect("a folder");
         let layout =
             FileLayout::new("a.safetensors", vec![TensorLayout::new("a", &[3, 2], Kind::Float)]).with_metadata("note", "\u{e4} {}");
         layout.create(folder.path()).expect("creates");
         let mut writer = layout.open(folder.path()).expect("opens");
-        let row: Vec<u8> = [1.5_f32, -2.0].iter().flat_map(|number| number.to_le_bytes()).collect();
-        writer.row_of_bytes("a", 1, &row).expect("fits");
-        for (row, bytes) in [(3, &row[..]), (-1, &row[..]), (0, &row[..7])] {
-            assert!(writer.row_of_bytes("a", row, bytes).expect_err("no room").to_string().contains("tensor `a` has shape [3, 2]"));
+        let row = Tensor::from_slice(&[1.5_f32, -2.0]);
+        writer.numbers("a", 2, &row).expect("fits");
+        for (first, numbers) in [(5, row.shallow_clone()), (-1, row.shallow_clone()), (0, row.to_kind(Kind::Double))] {
+            assert!(writer.numbers("a", first, &numbers).expect_err("no room").to_string().contains("tensor `a` has 6 numbers of Float"));
         }
         assert!(writer.finish().expect("syncs").is_empty(), "they have no checksums");
         let file = TensorFile::open(&folder.path().join("a.safetensors")).expect("opens");

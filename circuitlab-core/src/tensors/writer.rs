@@ -74,21 +74,25 @@ impl TensorWriter {
         Ok(())
     }
 
-    /// Writes one row as the bytes that it has in the file, little endian. It gets no checksum, so that rows may come in any order, however
-    /// many there are; those that never come are holes where the file system has holes.
+    /// Writes numbers in place of those from number `first` of the whole tensor on, in any order, such as rows that come out of order or that are
+    /// too long to have in memory. They go into no checksum; those that never come are holes where the file system has holes.
     ///
     /// # Errors
-    /// As [`rows`](Self::rows).
-    pub fn row_of_bytes(&mut self, name: &str, row: i64, data: &[u8]) -> Result<()> {
-        let Place { begin, layout } =
-            self.places.get(name).ok_or_else(|| Error::format(&self.path, format!("it has no room for a tensor `{name}`")))?;
-        if row < 0 || row >= layout.rows() || data.len() != layout.row_bytes() {
-            let (shape, kind) = (&layout.shape, layout.kind);
-            let message = format!("tensor `{name}` has shape {shape:?} of {kind:?}, which {} bytes of row {row} do not fit", data.len());
-            return Err(Error::Invalid(message));
+    /// A tensor that the file has not, numbers of another type or more than it has, and what the file system returns.
+    pub fn numbers(&mut self, name: &str, first: i64, numbers: &Tensor) -> Result<()> {
+        let place = self.places.get(name).ok_or_else(|| Error::format(&self.path, format!("it has no room for a tensor `{name}`")))?;
+        let layout = &place.layout;
+        let (count, all) = (numbers.numel() as i64, layout.shape.iter().product::<i64>());
+        if numbers.kind() != layout.kind || first < 0 || first + count > all {
+            return Err(Error::Invalid(format!(
+                "tensor `{name}` has {all} numbers of {:?}, which {count} of {:?} from number {first} on do not fit",
+                layout.kind,
+                numbers.kind()
+            )));
         }
-        let place = begin + row as u64 * data.len() as u64;
-        let done = self.file.seek(SeekFrom::Start(place)).and_then(|_| self.file.write_all(data));
+        let at = place.begin + first as u64 * layout.kind.elt_size_in_bytes() as u64;
+        let data = bytes(numbers)?;
+        let done = self.file.seek(SeekFrom::Start(at)).and_then(|_| self.file.write_all(&data));
         done.map_err(Error::io("write", &self.path))
     }
 

@@ -74,7 +74,6 @@ pub struct GraphWriter {
     file: Option<TensorWriter>,
     /// Which nodes have their rows.
     written: Vec<bool>,
-    buffer: Vec<u8>,
 }
 
 impl GraphWriter {
@@ -103,7 +102,7 @@ impl GraphWriter {
         let part = files::part_path(path);
         let layout = FileLayout::new(&part, layouts).with_metadata(NOTE, note);
         let written = vec![false; nodes.count()];
-        let mut writer = Self { path: path.to_path_buf(), nodes: nodes.clone(), file: None, written, buffer: Vec::new() };
+        let mut writer = Self { path: path.to_path_buf(), nodes: nodes.clone(), file: None, written };
         // Both take their file as seen from a folder; this one has its own.
         layout.create(Path::new("")).inspect_err(|_| drop(fs::remove_file(&part)))?;
         let file = writer.file.insert(layout.open(Path::new(""))?);
@@ -124,10 +123,8 @@ impl GraphWriter {
         if std::mem::replace(&mut self.written[node], true) {
             return Err(twice());
         }
-        self.buffer.clear();
-        self.buffer.extend(row.iter().flat_map(|number| number.to_le_bytes()));
         match &mut self.file {
-            Some(file) => Ok(file.row_of_bytes(MATRIX, node as i64, &self.buffer)?),
+            Some(file) => Ok(file.numbers(MATRIX, (node * row.len()) as i64, &Tensor::from_slice(row))?),
             None => Err(twice()),
         }
     }
