@@ -1,5 +1,6 @@
 //! The command line as types; what they do is in `commands`.
 
+mod attribute;
 mod bench;
 mod cache;
 mod demo;
@@ -14,6 +15,7 @@ mod plugins;
 mod text;
 mod train;
 
+pub use attribute::{AttributeArgs, ExplainedArgs};
 pub use bench::{BenchAttributeArgs, BenchCacheArgs, BenchCodecArgs, BenchCommand, BenchForwardArgs, BenchStepArgs};
 pub use cache::{CacheArgs, CacheCommand, CacheFolderArgs, CacheStatsArgs, CacheWriteArgs};
 pub use demo::DemoArgs;
@@ -86,6 +88,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Take a transcoder out of a run or a checkpoint.
     Export(ExportArgs),
+    /// Compute the attribution graph of a prompt.
+    Attribute(AttributeArgs),
     /// Change features on a prompt and see what the model makes of it.
     Intervene(InterveneArgs),
     /// Prune, score, show and compare attribution graphs.

@@ -69,7 +69,7 @@ pub struct TrainArgs {
 }
 
 /// `80GB`, `1.5 GiB`, or bytes.
-fn bytes(text: &str) -> Result<u64, String> {
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, f64); 9] = [
         ("kB", 1e3),
         ("MB", 1e6),

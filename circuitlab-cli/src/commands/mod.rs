@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod attribute;
 mod bench;
 mod cache;
 mod cache_stats;
@@ -53,6 +54,7 @@ pub(crate) fn run(cli: &Cli, context: &Context) -> anyhow::Result<()> {
         Command::Launch(_) => Err(anyhow::anyhow!("`launch` needs a Unix system; start each rank by itself, with RANK and WORLD_SIZE")),
         Command::Eval(args) => eval::run(args, context),
         Command::Export(args) => export::run(args, context),
+        Command::Attribute(args) => attribute::run(args, context),
         Command::Intervene(args) => intervene::run(args, context),
         Command::Graph(command) => graph::run(command, context),
         Command::Import(args) => import::run(args, context),

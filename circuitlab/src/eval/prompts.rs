@@ -10,7 +10,7 @@ use super::agreement::{Agreement, Sums};
 use super::batch::pick;
 use super::perturbation::{self, ByDistance, Found};
 use super::splice::{Splice, Stand};
-use crate::graph::{AttributeOptions, Attribution, Graph, GraphMeta, Influence, Prompt};
+use crate::graph::{AttributeOptions, Attribution, Graph, Influence, Prompt};
 use crate::saved::SavedTranscoder;
 use crate::text::Tokenizer;
 use crate::{Error, Progress, Result, Silent};
@@ -187,17 +187,8 @@ impl Bench<'_> {
 
     fn prompt(&self, saved: &SavedTranscoder, prompt: &Prompt, number: u64) -> Result<(PromptScores, Found)> {
         let path = self.scratch.join("graph.safetensors");
-        let info = self.model.info();
-        let meta = GraphMeta {
-            prompt: prompt.text.clone(),
-            prompt_tokens: prompt.texts.clone(),
-            model_name: info.name.clone(),
-            model_fingerprint: info.fingerprint.clone(),
-            vocabulary: info.vocabulary,
-            ..GraphMeta::default()
-        };
         let attribution = Attribution::new(self.model, saved, prompt, self.tokenizer, &self.options.attribute, false)?;
-        let attributed = attribution.write(&path, &meta, prompt, &Silent)?;
+        let attributed = attribution.write(&path, "prompt", &Silent)?;
         drop(attribution);
         let graph = Graph::open(&path)?;
         let scores = Influence::of(&graph)?.scores;

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use circuitlab_core::LanguageModel;
+use circuitlab_core::{LanguageModel, ModelInfo};
 use serde::Serialize;
 use serde_json::json;
 use tch::Tensor;
 
-use super::nodes::Nodes;
+use super::nodes::{NodeKind, Nodes};
 use super::pass::Pass;
 use super::prompt::Prompt;
 use super::select::Influences;
@@ -15,7 +15,7 @@ use super::store::{RowOf, RowStore};
 use super::sweep::{Place, Sweep, Targets};
 use super::targets::{Explained, TargetChoice};
 use super::{GraphMeta, GraphWriter};
-use crate::saved::SavedTranscoder;
+use crate::saved::{SavedTranscoder, Scan};
 use crate::text::Tokenizer;
 use crate::{Error, Progress, Result};
 
@@ -68,6 +68,13 @@ pub struct Attribution<'a> {
     pass: Pass<'a>,
     explained: Explained,
     options: &'a AttributeOptions,
+    prompt: Prompt,
+    meta: GraphMeta,
+    /// Nodes of a graph with everything in it, whose sources are in the order of a row's columns.
+    all_nodes: Nodes,
+    pub(super) model: &'a dyn LanguageModel,
+    pub(super) heads: usize,
+    pub(super) d_head: usize,
 }
 
 impl<'a> Attribution<'a> {
@@ -95,7 +102,19 @@ impl<'a> Attribution<'a> {
         tch::no_grad(|| {
             let pass = Pass::new(model, saved, prompt, patterns)?;
             let explained = options.targets.find(&pass, model, tokenizer)?;
-            Ok(Self { pass, explained, options })
+            let all_nodes = Nodes {
+                layers: pass.depth(),
+                tokens: prompt.tokens.clone(),
+                special: pass.special.clone(),
+                active: pass.active.clone(),
+                selected: (0..pass.active.len() as u32).collect(),
+                logits: explained.nodes.clone(),
+                closing: true,
+            };
+            let info = model.info();
+            let meta = meta(info, saved, prompt, options);
+            let prompt = prompt.clone();
+            Ok(Self { pass, explained, options, prompt, meta, all_nodes, model, heads: info.heads, d_head: info.d_head })
         })
     }
 
@@ -109,17 +128,65 @@ impl<'a> Attribution<'a> {
         Ok(named)
     }
 
-    /// Computes the rows and writes the graph's file.
+    /// Computes the rows and writes the graph's file; `slug` is the graph's name.
     ///
     /// # Errors
     /// What the file system returns.
-    pub fn write(&self, path: &Path, meta: &GraphMeta, prompt: &Prompt, progress: &dyn Progress) -> Result<Attributed> {
+    pub fn write(&self, path: &Path, slug: &str, progress: &dyn Progress) -> Result<Attributed> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         tch::no_grad(|| {
-            let sweep = Sweep::new(&self.pass, self.options.closing, self.options.memory_bytes / 2)?;
+            let sweep = self.sweep(self.options.closing)?;
             let store = self.rows(&sweep, folder, progress)?;
-            self.save(&sweep, &store, path, meta, prompt)
+            self.save(&sweep, &store, path, &GraphMeta { slug: slug.to_owned(), ..self.meta.clone() })
         })
+    }
+
+    /// A sweep over the pass.
+    pub(super) fn sweep(&self, closing: bool) -> Result<Sweep<'_>> {
+        Sweep::new(&self.pass, closing, self.options.memory_bytes / 2)
+    }
+
+    /// A node of the graph as a target.
+    pub(super) fn target(&self, kind: NodeKind) -> Result<Targets> {
+        match kind {
+            NodeKind::Feature { active, layer, position, .. } => Ok(Targets {
+                layer,
+                place: Place::Features,
+                gradient: self.pass.encoder_rows(layer, &[active])?,
+                positions: vec![position as i64],
+                biases: None,
+            }),
+            NodeKind::Logit { logit } => Ok(Targets {
+                layer: self.pass.depth(),
+                place: Place::Final,
+                gradient: self.explained.vectors.f_narrow(0, logit as i64, 1)?,
+                positions: vec![self.pass.positions as i64 - 1],
+                biases: None,
+            }),
+            other => Err(Error::Invalid(format!("{other:?} is explained by nothing: only features and logits are"))),
+        }
+    }
+
+    pub(super) fn depth(&self) -> usize {
+        self.pass.depth()
+    }
+
+    pub(super) fn place(&self) -> (tch::Kind, tch::Device) {
+        self.pass.place
+    }
+
+    pub(super) fn prompt(&self) -> &Prompt {
+        &self.prompt
+    }
+
+    pub(super) fn all_nodes(&self) -> &Nodes {
+        &self.all_nodes
+    }
+
+    /// What products of queries and keys of a layer are multiplied by.
+    pub(super) fn score_scale(&self, layer: usize) -> Result<f64> {
+        let missing = || Error::Invalid(format!("the model does not say how it scales the scores of layer {layer}"));
+        self.pass.frozen.score_scales.get(layer).copied().ok_or_else(missing)
     }
 
     /// The rows of the targets and of the features that are chosen.
@@ -154,19 +221,11 @@ impl<'a> Attribution<'a> {
         Ok(work.store)
     }
 
-    fn save(&self, sweep: &Sweep<'_>, store: &RowStore, path: &Path, meta: &GraphMeta, prompt: &Prompt) -> Result<Attributed> {
+    fn save(&self, sweep: &Sweep<'_>, store: &RowStore, path: &Path, meta: &GraphMeta) -> Result<Attributed> {
         let mut selected: Vec<u32> =
             store.rows().iter().filter_map(|of| if let RowOf::Feature(active) = of { Some(*active as u32) } else { None }).collect();
         selected.sort_unstable();
-        let nodes = Nodes {
-            layers: self.pass.depth(),
-            tokens: prompt.tokens.clone(),
-            special: self.pass.special.clone(),
-            active: self.pass.active.clone(),
-            selected,
-            logits: self.explained.nodes.clone(),
-            closing: self.options.closing,
-        };
+        let nodes = Nodes { selected, closing: self.options.closing, ..self.all_nodes.clone() };
         let mut writer = GraphWriter::create(path, &nodes, meta, &[])?;
         let (mut stored, mut row) = (Vec::new(), vec![0.0; nodes.count()]);
         let others = sweep.columns.errors.start as usize..sweep.columns.width() as usize;
@@ -195,6 +254,28 @@ impl<'a> Attribution<'a> {
             other_nodes: nodes.logits().start - nodes.selected.len(),
             logits: nodes.logits.iter().map(|logit| (logit.label.clone(), logit.probability)).collect(),
         })
+    }
+}
+
+/// What the graph is made of.
+fn meta(model: &ModelInfo, saved: &SavedTranscoder, prompt: &Prompt, options: &AttributeOptions) -> GraphMeta {
+    // Viewers take a scan that begins with a slash for features on this machine.
+    let folder = || saved.folder.canonicalize().unwrap_or_else(|_| saved.folder.clone()).display().to_string();
+    let (scan, transcoder_list) = match &saved.card.scan {
+        Some(Scan::One(scan)) => (scan.clone(), Vec::new()),
+        Some(Scan::Many(scans)) => (format!("custom-{}", scans.join("+")), scans.clone()),
+        None => (folder(), Vec::new()),
+    };
+    GraphMeta {
+        slug: String::new(),
+        scan,
+        transcoder_list,
+        prompt: prompt.text.clone(),
+        prompt_tokens: prompt.texts.clone(),
+        model_name: model.name.clone(),
+        model_fingerprint: model.fingerprint.clone(),
+        vocabulary: model.vocabulary,
+        generation_settings: options.generation_settings(),
     }
 }
 

@@ -79,3 +79,20 @@ impl Prompt {
         Ok(())
     }
 }
+
+/// The prompts of a text, one in each line; empty lines are left out.
+///
+/// # Errors
+/// A text without any, and a line that the tokenizer or the model cannot take, by its number.
+pub fn prompts(text: &str, bos: bool, tokenizer: &Tokenizer, model: &ModelInfo) -> Result<Vec<Prompt>> {
+    let lines = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
+    let prompts = lines.map(|(line, number)| {
+        let prompt = Prompt::of_text(line, bos, tokenizer, model).and_then(|prompt| prompt.check(model).map(|()| prompt));
+        prompt.map_err(|error| Error::Invalid(format!("line {number}: {error}")))
+    });
+    let prompts = prompts.collect::<Result<Vec<_>>>()?;
+    if prompts.is_empty() {
+        return Err(Error::Invalid("it holds no prompt; expected one in each line".to_owned()));
+    }
+    Ok(prompts)
+}

@@ -80,7 +80,7 @@ pub(super) enum Place {
 /// Computes rows for a pass.
 #[derive(Debug)]
 pub(super) struct Sweep<'p> {
-    pass: &'p Pass<'p>,
+    pub(super) pass: &'p Pass<'p>,
     sources: Sources<'p>,
     closing: Option<Closing>,
     pub(super) columns: Columns,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use circuitlab::eval::{Agreement, Means, Perturbed, PromptOptions, PromptReport, TranscoderReport, evaluate_prompts};
-use circuitlab::graph::{AttributeOptions, Prompt};
+use circuitlab::graph::AttributeOptions;
 use circuitlab::saved::SavedTranscoder;
 use circuitlab::text::Tokenizer;
 use circuitlab_core::config::FloatKind;
@@ -21,16 +21,8 @@ pub(super) fn report(file: &Path, args: &EvalArgs, context: &Context) -> anyhow:
     let text = fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?;
     let (model, folder) = model::open(&args.place, context)?;
     let tokenizer = Tokenizer::load(&folder, model.info())?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let prompts = lines.map(|(number, line)| {
-        let prompt = Prompt::of_text(line, !args.prompts.no_bos, &tokenizer, model.info())
-            .and_then(|prompt| prompt.check(model.info()).map(|()| prompt));
-        prompt.with_context(|| format!("`{}`, line {}", file.display(), number + 1))
-    });
-    let prompts = prompts.collect::<anyhow::Result<Vec<Prompt>>>()?;
-    if prompts.is_empty() {
-        anyhow::bail!("`{}` holds no prompt; expected one in each line", file.display());
-    }
+    let prompts = circuitlab::graph::prompts(&text, !args.prompts.no_bos, &tokenizer, model.info());
+    let prompts = prompts.with_context(|| format!("`{}`", file.display()))?;
     let device = args.place.device.parse()?;
     let open = |clt| SavedTranscoder::open(&context.registry, clt, device, FloatKind::F32);
     let transcoders = args.clt.iter().map(|clt| open(clt)).collect::<Result<Vec<_>, _>>()?;

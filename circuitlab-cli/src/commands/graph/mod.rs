@@ -5,6 +5,8 @@ mod prune;
 mod scores;
 mod show;
 
+pub(super) use prune::write_view;
+
 use std::path::Path;
 
 use circuitlab::graph::{GraphFile, JsonOptions, PruneOptions, Pruned, View};
@@ -22,7 +24,7 @@ pub(super) fn run(command: &GraphCommand, context: &Context) -> anyhow::Result<(
 }
 
 /// The thresholds, checked before any file is read.
-fn options(args: &ThresholdArgs) -> anyhow::Result<PruneOptions> {
+pub(super) fn options(args: &ThresholdArgs) -> anyhow::Result<PruneOptions> {
     let options = PruneOptions { node_threshold: args.node_threshold, edge_threshold: args.edge_threshold };
     options.check()?;
     Ok(options)

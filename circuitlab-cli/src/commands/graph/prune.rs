@@ -1,9 +1,9 @@
 //! `circuitlab graph prune`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use circuitlab::graph::{GRAPH_LIST, GraphFile, JsonOptions, Pruned, Scores, check_slug, enter, write_into, write_json};
+use circuitlab::graph::{GRAPH_LIST, Graph, GraphFile, JsonOptions, Pruned, Scores, check_slug, enter, write_into, write_json};
 use serde::Serialize;
 
 use super::{Context, options};
@@ -31,21 +31,8 @@ pub(super) fn run(args: &GraphPruneArgs, context: &Context) -> anyhow::Result<()
         );
     };
     let pruned = Pruned::of(&*graph, options)?;
-    let mut json = JsonOptions { slug: args.slug.clone(), closing: args.closing, ..JsonOptions::default() };
-    let file = if args.out.is_dir() {
-        write_into(&args.out, &*graph, &graph.meta, &pruned, &json)?
-    } else {
-        let stem = args.out.file_stem().with_context(|| format!("--out: `{}` is no file's name", args.out.display()))?.to_string_lossy();
-        let slug = json.slug.get_or_insert_with(|| stem.clone().into_owned()).clone();
-        check_slug(&slug)?;
-        let entry = write_json(&args.out, &*graph, &graph.meta, &pruned, &json)?;
-        // A list that is there would else have old settings of this file.
-        let folder = args.out.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), PathBuf::from);
-        if stem == slug && folder.join(GRAPH_LIST).exists() {
-            enter(&folder, entry)?;
-        }
-        args.out.clone()
-    };
+    let json = JsonOptions { slug: args.slug.clone(), closing: args.closing, ..JsonOptions::default() };
+    let file = write_view(&args.out, &graph, &pruned, json)?;
     let nodes = graph.nodes.count() - graph.nodes.closing().len();
     let nodes_kept = pruned.kept.iter().filter(|kept| **kept).count();
     let written = Written { file, nodes, nodes_kept, edges_kept: pruned.edges, scores: pruned.scores };
@@ -59,4 +46,21 @@ pub(super) fn run(args: &GraphPruneArgs, context: &Context) -> anyhow::Result<()
             written.scores.completeness
         )
     })
+}
+
+/// Writes a graph for viewers: into a folder and its list, or as a file.
+pub(in crate::commands) fn write_view(out: &Path, graph: &Graph, pruned: &Pruned, mut json: JsonOptions) -> anyhow::Result<PathBuf> {
+    if out.is_dir() {
+        return Ok(write_into(out, graph, &graph.meta, pruned, &json)?);
+    }
+    let stem = out.file_stem().with_context(|| format!("--out: `{}` is no file's name", out.display()))?.to_string_lossy();
+    let slug = json.slug.get_or_insert_with(|| stem.clone().into_owned()).clone();
+    check_slug(&slug)?;
+    let entry = write_json(out, graph, &graph.meta, pruned, &json)?;
+    // A list that is there would else have old settings of this file.
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), PathBuf::from);
+    if stem == slug && folder.join(GRAPH_LIST).exists() {
+        enter(&folder, entry)?;
+    }
+    Ok(out.to_path_buf())
 }

@@ -8,7 +8,7 @@ use tch::Tensor;
 
 use super::oracle::{CASES, Case};
 use crate::Silent;
-use crate::graph::{AttributeOptions, Attribution, Graph, GraphMeta, NamedTarget, Prompt, Rows, TargetChoice};
+use crate::graph::{AttributeOptions, Attribution, Graph, Look, NamedTarget, Prompt, PruneOptions, Pruned, Rows, TargetChoice};
 use crate::saved::SavedTranscoder;
 
 fn fixtures() -> PathBuf {
@@ -60,16 +60,6 @@ fn options(name: &str, case: &Case, model: &dyn LanguageModel) -> AttributeOptio
     }
 }
 
-fn meta(prompt: &Prompt, vocabulary: usize) -> GraphMeta {
-    GraphMeta {
-        slug: "slug".to_owned(),
-        prompt_tokens: prompt.texts.clone(),
-        prompt: prompt.text.clone(),
-        vocabulary,
-        ..GraphMeta::default()
-    }
-}
-
 /// Computes a case's graph.
 fn computed(name: &str, case: &Case, dtype: FloatKind, change: impl FnOnce(&mut AttributeOptions)) -> (tempfile::TempDir, Graph) {
     let (model, saved) = opened(case, dtype);
@@ -79,7 +69,7 @@ fn computed(name: &str, case: &Case, dtype: FloatKind, change: impl FnOnce(&mut 
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("graph.safetensors");
     let attribution = Attribution::new(&*model, &saved, &prompt, None, &options, false).expect("runs");
-    attribution.write(&file, &meta(&prompt, model.info().vocabulary), &prompt, &Silent).expect("writes");
+    attribution.write(&file, "slug", &Silent).expect("writes");
     (folder, Graph::open(&file).expect("opens"))
 }
 
@@ -197,4 +187,51 @@ fn a_second_graph_is_the_first() {
     let (_folder, first) = computed("gpt2_clt_full", &case, FloatKind::F32, |_| {});
     let (_other, second) = computed("gpt2_clt_full", &case, FloatKind::F32, |_| {});
     assert_eq!(std::fs::read(first.path()).expect("reads"), std::fs::read(second.path()).expect("reads"));
+}
+
+/// A case's pass, ready to be looked into, with its graph.
+fn attributed<R>(name: &str, look: impl FnOnce(&Attribution<'_>, &Graph, &dyn LanguageModel) -> R) -> R {
+    let case = Case::open(name);
+    let (model, saved) = opened(&case, FloatKind::F32);
+    let prompt = prompt(&case, &*model);
+    let options = options(name, &case, &*model);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("graph.safetensors");
+    let attribution = Attribution::new(&*model, &saved, &prompt, None, &options, false).expect("runs");
+    attribution.write(&file, "slug", &Silent).expect("writes");
+    look(&attribution, &Graph::open(&file).expect("opens"), &*model)
+}
+
+#[test]
+fn head_loadings_sum_to_their_edges() {
+    for name in ["llama_clt_full", "gpt2_clt_full", "llama_plt_relu_skip", "gpt2_clt_token_targets"] {
+        attributed(name, |attribution, graph, _| {
+            let pruned = Pruned::of(graph, PruneOptions { node_threshold: 0.9, edge_threshold: 0.98 }).expect("prunes");
+            let found = attribution.head_loadings(graph, &pruned, &Silent).expect("splits");
+            assert!(found.edges.len() > 50, "{name}: {} edges cross positions", found.edges.len());
+            let sums: Vec<f64> =
+                Vec::try_from(found.loadings.sum_dim_intlist([1, 2].as_slice(), false, tch::Kind::Double)).expect("numbers");
+            let distance = furthest(sums, found.weights.iter().map(|weight| f64::from(*weight)));
+            assert!(distance < 1e-5, "{name}: {distance:e}");
+        });
+    }
+}
+
+#[test]
+fn parts_of_scores_sum_to_them() {
+    for name in ["llama_clt_full", "gpt2_clt_full", "llama_plt_relu_skip"] {
+        attributed(name, |attribution, graph, model| {
+            let (layers, heads, last) = (model.info().layers, model.info().heads, graph.nodes.tokens.len() - 1);
+            for (layer, head, query, key) in [(0, 0, 3, 1), (1, heads - 1, last, 0), (layers - 1, 1, last, last), (layers - 1, 0, 5, 2)] {
+                let parts = attribution.look(Look { layer, head, query, key }, 5).expect("splits");
+                assert!((parts.score - parts.sum_of_pairs).abs() < 1e-4, "{name}: {parts:?}");
+                // Below the first layer there are tokens and biases alone.
+                let least = if layer == 0 { 1 } else { 5 };
+                assert!(parts.pairs.len() >= least && parts.query_marginals.len() >= least.min(2), "{name}: {parts:?}");
+                assert!(parts.pairs.windows(2).all(|two| two[0].2.abs() >= two[1].2.abs()), "{name}: {parts:?}");
+            }
+            assert!(attribution.look(Look { layer: layers, head: 0, query: 1, key: 1 }, 1).is_err());
+            assert!(attribution.look(Look { layer: 0, head: 0, query: 1, key: 2 }, 1).is_err());
+        });
+    }
 }

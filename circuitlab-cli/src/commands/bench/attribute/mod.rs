@@ -4,12 +4,12 @@ mod floor;
 mod memory;
 mod subject;
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::ensure;
 use circuitlab::Silent;
-use circuitlab::graph::{AttributeOptions, Attribution, Graph, GraphMeta, Rows as _};
-use circuitlab_core::Registry;
+use circuitlab::graph::{AttributeOptions, Attribution, Graph, Rows as _};
 use serde_json::json;
 
 use super::samples::Samples;
@@ -37,7 +37,7 @@ pub(super) fn run(args: &BenchAttributeArgs, context: &Context) -> anyhow::Resul
     let mut rounds = Vec::with_capacity(args.rounds);
     let mut found = (0, 0);
     for _ in 0..args.rounds {
-        let (round, features, nodes) = round(args, &subject, folder.path(), &context.registry)?;
+        let (round, features, nodes) = round(args, &subject, folder.path())?;
         found = (features, nodes);
         rounds.push(round);
     }
@@ -68,19 +68,13 @@ pub(super) fn run(args: &BenchAttributeArgs, context: &Context) -> anyhow::Resul
     })
 }
 
-fn round(args: &BenchAttributeArgs, subject: &Subject, folder: &std::path::Path, _: &Registry) -> anyhow::Result<(Round, usize, usize)> {
+fn round(args: &BenchAttributeArgs, subject: &Subject, folder: &Path) -> anyhow::Result<(Round, usize, usize)> {
     let options = AttributeOptions { max_feature_nodes: None, closing: args.closing, ..AttributeOptions::default() };
     let file = folder.join("graph.safetensors");
-    let meta = GraphMeta {
-        slug: "bench".to_owned(),
-        prompt_tokens: subject.prompt.texts.clone(),
-        vocabulary: subject.model.info().vocabulary,
-        ..GraphMeta::default()
-    };
     let before = memory::reset();
     let began = Instant::now();
     let attribution = Attribution::new(subject.model.as_ref(), &subject.saved, &subject.prompt, None, &options, false)?;
-    attribution.write(&file, &meta, &subject.prompt, &Silent)?;
+    attribution.write(&file, "bench", &Silent)?;
     let seconds = began.elapsed().as_secs_f64();
     let peak_bytes = before.and_then(|before| memory::peak().map(|peak| peak.saturating_sub(before)));
     drop(attribution);
