@@ -6,6 +6,7 @@ mod export;
 mod faithfulness;
 #[cfg(unix)]
 mod faults;
+mod graph_files;
 mod hostile;
 #[cfg(target_os = "linux")]
 mod hosts;

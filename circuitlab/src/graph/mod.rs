@@ -37,7 +37,7 @@ pub use influence::Influence;
 pub use json::{JsonOptions, check_slug, metadata, write_json};
 pub use metadata::{GRAPH_LIST, enter, write_into};
 pub use nodes::{ActiveFeature, LogitNode, NodeKind, Nodes};
-pub use paths::{GraphPath, paths};
+pub use paths::{GraphPath, flow, paths};
 pub use prompt::{Prompt, prompts};
 pub use prune::{Edge, PruneOptions, Pruned};
 pub use qk::{Look, LookParts};

@@ -27,7 +27,7 @@ pub struct GraphPath {
 /// A view with a cycle, and a node that is none.
 pub fn paths(view: &View, logit: usize, top: usize) -> Result<Vec<GraphPath>> {
     if logit >= view.nodes.len() {
-        return Err(Error::Invalid(format!("node {logit} of a graph of {}", view.nodes.len())));
+        return Err(no_node(view, logit));
     }
     let edges = Shares::of(view);
     let best = edges.best(&view.order().map_err(Error::Invalid)?);
@@ -51,6 +51,30 @@ pub fn paths(view: &View, logit: usize, top: usize) -> Result<Vec<GraphPath>> {
     Ok(found)
 }
 
+/// For each node the share of a logit that goes through it: the sum of the shares of all paths from it to the logit, 1 for the logit itself.
+///
+/// # Errors
+/// As [`paths`].
+pub fn flow(view: &View, logit: usize) -> Result<Vec<f64>> {
+    if logit >= view.nodes.len() {
+        return Err(no_node(view, logit));
+    }
+    let edges = Shares::of(view);
+    let mut flow = vec![0.0; view.nodes.len()];
+    flow[logit] = 1.0;
+    // All that a node adds to comes after it.
+    for node in view.order().map_err(Error::Invalid)?.into_iter().rev().map(|node| node as usize) {
+        for edge in &edges.into[node] {
+            flow[edge.source as usize] += edge.share * flow[node];
+        }
+    }
+    Ok(flow)
+}
+
+fn no_node(view: &View, node: usize) -> Error {
+    Error::Invalid(format!("node {node} of a graph of {}", view.nodes.len()))
+}
+
 struct ShareEdge {
     source: u32,
     share: f64,
@@ -71,7 +95,9 @@ impl Shares {
         }
         for edges in &mut into {
             let total: f64 = edges.iter().map(|edge| edge.share).sum();
-            edges.iter_mut().for_each(|edge| edge.share /= total);
+            for edge in edges {
+                edge.share /= total;
+            }
         }
         Self { into }
     }

@@ -147,7 +147,9 @@ impl Pruned {
         let sources = flow.sources.clone();
         flow.descend(rows, |FlowRow { target, numbers, total, own }| {
             self.rows[*target] = (*total, *own);
-            sources.iter().for_each(|source| histogram.add(self.score(*target, numbers[*source as usize])));
+            for source in &sources {
+                histogram.add(self.score(*target, numbers[*source as usize]));
+            }
             Ok(())
         })?;
         // Every edge counts so long as there is no least score.

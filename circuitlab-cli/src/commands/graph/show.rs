@@ -1,6 +1,6 @@
 //! `circuitlab graph show`.
 
-use circuitlab::graph::{GraphPath, View, paths};
+use circuitlab::graph::{GraphPath, View, flow, paths};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -21,7 +21,16 @@ struct Logit {
     node: String,
     label: String,
     probability: Option<f64>,
+    features: Vec<Through>,
     paths: Vec<Way>,
+}
+
+/// A feature, and how much of the logit goes through it.
+#[derive(Serialize)]
+struct Through {
+    share: f64,
+    node: String,
+    name: String,
 }
 
 /// A path, from its first node to the logit.
@@ -37,14 +46,24 @@ pub(super) fn run(args: &GraphShowArgs, context: &Context) -> anyhow::Result<()>
     let view = view(&args.graph, options(&args.thresholds)?)?;
     let mut logits = Vec::new();
     for (place, node) in view.nodes.iter().enumerate().filter(|(_, node)| node.is_logit()) {
-        let paths = paths(&view, place, args.top)?.into_iter().map(|path| way(&view, path)).collect();
-        logits.push(Logit { node: node.node_id.clone(), label: node.clerp.clone(), probability: node.token_prob, paths });
+        let paths = paths(&view, place, args.top)?.into_iter().map(|path| way(&view, &path)).collect();
+        let features = features(&view, &flow(&view, place)?, args.top);
+        let (label, probability) = (node.clerp.clone(), node.token_prob);
+        logits.push(Logit { node: node.node_id.clone(), label, probability, features, paths });
     }
     let shown = Shown { metadata: view.metadata.clone(), nodes: view.nodes.len(), links: view.links.len(), logits };
     context.print(&shown, || text(&view, &shown))
 }
 
-fn way(view: &View, path: GraphPath) -> Way {
+/// The features that most goes through.
+fn features(view: &View, flow: &[f64], top: usize) -> Vec<Through> {
+    let mut places: Vec<usize> = (0..flow.len()).filter(|node| view.nodes[*node].is_feature() && flow[*node] > 0.0).collect();
+    places.sort_by(|left, right| flow[*right].total_cmp(&flow[*left]));
+    let through = |place: usize| Through { share: flow[place], node: view.nodes[place].node_id.clone(), name: view.name(place) };
+    places.into_iter().take(top).map(through).collect()
+}
+
+fn way(view: &View, path: &GraphPath) -> Way {
     let nodes = path.nodes.iter().map(|node| view.nodes[*node].node_id.clone()).collect();
     let names = path.nodes.iter().map(|node| view.name(*node)).collect();
     Way { share: path.share, positive: path.positive, nodes, names }
@@ -62,6 +81,10 @@ fn text(view: &View, shown: &Shown) -> String {
         lines.push(format!("\n{}", logit.label));
         if logit.paths.is_empty() {
             lines.push("  nothing that is shown adds to it".to_owned());
+        }
+        if !logit.features.is_empty() {
+            let features = logit.features.iter().map(|through| format!("{} {:.1} %", through.name, 100.0 * through.share));
+            lines.push(format!("  features: {}", features.collect::<Vec<_>>().join(", ")));
         }
         for way in &logit.paths {
             // The logit is the heading.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::{
-    GRAPH_LIST, Graph, GraphFile, GraphMeta, GraphWriter, JsonOptions, PruneOptions, Pruned, Rows, View, diff, paths, write_into,
+    GRAPH_LIST, Graph, GraphFile, GraphMeta, GraphWriter, JsonOptions, PruneOptions, Pruned, Rows, View, diff, flow, paths, write_into,
 };
 use super::oracle::{CASES, Case};
 use super::schema::faults;
@@ -245,6 +245,11 @@ proptest! {
             all.retain(|path| path.0.len() > 1);
             prop_assert!(all.is_empty() || (all.iter().map(|path| path.1).sum::<f64>() - 1.0).abs() < 1e-9);
             all.sort_by(|left, right| right.1.total_cmp(&left.1));
+            let flow = flow(&view, logit).expect("follows");
+            for node in 0..view.nodes.len() {
+                let through: f64 = all.iter().filter(|path| path.0.contains(&node)).map(|path| path.1).sum();
+                prop_assert!((flow[node] - through).abs() < 1e-9 || all.is_empty());
+            }
             let found = paths(&view, logit, top).expect("finds");
             prop_assert_eq!(found.len(), top.min(all.len()));
             for (found, expected) in found.iter().zip(&all) {
