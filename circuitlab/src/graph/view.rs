@@ -74,9 +74,10 @@ fn text_or_number<'de, D: Deserializer<'de>>(layer: D) -> Result<String, D::Erro
 
 /// A layer and an index as one number, by Cantor: each pair has its own.
 pub fn paired(layer: usize, feature: usize) -> i64 {
-    let (sum, feature) = (layer as u128 + feature as u128, feature as u128);
+    let sum = layer as u128 + feature as u128;
+    let pair = sum.checked_mul(sum + 1).and_then(|twice| i64::try_from(twice / 2 + feature as u128).ok());
     // What does not fit is no feature that a transcoder has.
-    i64::try_from(sum * (sum + 1) / 2 + feature).unwrap_or(i64::MAX)
+    pair.unwrap_or(i64::MAX)
 }
 
 /// A node's id, which tells it from all others of its graph. Errors have `{layer}_-1_{position}`, as no feature has.
