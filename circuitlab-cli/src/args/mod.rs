@@ -91,7 +91,7 @@ pub enum Command {
     /// Compute the attribution graph of a prompt.
     Attribute(AttributeArgs),
     /// Change features on a prompt and see what the model makes of it.
-    Intervene(InterveneArgs),
+    Intervene(Box<InterveneArgs>),
     /// Prune, score, show and compare attribution graphs.
     #[command(subcommand)]
     Graph(GraphCommand),

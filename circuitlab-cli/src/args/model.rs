@@ -33,7 +33,7 @@ pub enum ModelCommand {
     /// Run tokens through a model and write its activations.
     Activations(ActivationsArgs),
     /// Continue a text.
-    Generate(GenerateArgs),
+    Generate(Box<GenerateArgs>),
 }
 
 /// `model generate`.

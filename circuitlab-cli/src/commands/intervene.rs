@@ -30,12 +30,12 @@ pub(super) fn run(args: &InterveneArgs, context: &Context) -> anyhow::Result<()>
     let (names, variants, texts) = planned(args, model.as_ref())?;
     let saved = SavedTranscoder::open(&context.registry, &args.clt, args.place.device.parse()?, FloatKind::F32)?;
     let study = intervene(model.as_ref(), &saved, &prompt, &variants, Budget::default())?;
-    let continued = texts.into_iter().map(|named| continued(named, model.as_ref(), &saved, &prompt)).collect::<anyhow::Result<Vec<_>>>()?;
+    let continued = texts.iter().map(|named| continued(named, model.as_ref(), &saved, &prompt)).collect::<anyhow::Result<Vec<_>>>()?;
     if let Some(file) = &args.tensors {
         tensors::write(file, &written(&prompt, &names, &variants, &study, &continued)?)?;
     }
     let shown = Shown { prompt: &prompt, tokenizer: tokenizer.as_ref(), top: args.top };
-    context.print(&shown.json(&names, &variants, &study, &continued)?, || shown.text(&names, &variants, &study, &continued))
+    context.print(&shown.json(&names, &variants, &study, &continued), || shown.text(&names, &variants, &study, &continued))
 }
 
 /// The interventions on the prompt with their names, and those that go on with the text.
@@ -79,6 +79,12 @@ fn mode(args: &InterveneArgs, model: &dyn LanguageModel) -> anyhow::Result<Mode>
     }
 }
 
+/// What a flag makes of a feature and a number.
+type OfFeature = fn(usize, f64) -> Target;
+
+/// What a flag makes of a number.
+type OfNumber = fn(f64) -> Change;
+
 /// What the flags change, and the supernodes that they know.
 pub(super) fn changes(args: &ChangeArgs) -> anyhow::Result<(Vec<Intervention>, Vec<Supernode>)> {
     let mut supernodes = Vec::new();
@@ -89,7 +95,7 @@ pub(super) fn changes(args: &ChangeArgs) -> anyhow::Result<(Vec<Intervention>, V
         supernodes.push(Supernode::parse(text).context("--supernode")?);
     }
     let mut all = Vec::new();
-    let of_features: [(&str, &[String], fn(usize, f64) -> Target); 4] = [
+    let of_features: [(&str, &[String], OfFeature); 4] = [
         ("--set-feature", &args.set_feature, |feature, value| Target::Feature { feature, change: Change::Set(value) }),
         ("--scale-feature", &args.scale_feature, |feature, factor| Target::Feature { feature, change: Change::Scale(factor) }),
         ("--add-feature", &args.add_feature, |feature, value| Target::Feature { feature, change: Change::Add(value) }),
@@ -106,7 +112,7 @@ pub(super) fn changes(args: &ChangeArgs) -> anyhow::Result<(Vec<Intervention>, V
         let (layer, positions, feature) = feature_at(text).context("--ablate")?;
         all.push(Intervention::feature(layer, positions, feature, Change::ABLATE));
     }
-    let of_supernodes: [(&str, &[String], fn(f64) -> Change); 3] = [
+    let of_supernodes: [(&str, &[String], OfNumber); 3] = [
         ("--set-supernode", &args.set_supernode, Change::Set),
         ("--scale-supernode", &args.scale_supernode, Change::Scale),
         ("--add-supernode", &args.add_supernode, Change::Add),
@@ -124,7 +130,7 @@ pub(super) fn changes(args: &ChangeArgs) -> anyhow::Result<(Vec<Intervention>, V
 }
 
 /// Continues the text by the likeliest tokens.
-fn continued(named: Named, model: &dyn LanguageModel, saved: &SavedTranscoder, prompt: &Prompt) -> anyhow::Result<(String, Generated)> {
+fn continued(named: &Named, model: &dyn LanguageModel, saved: &SavedTranscoder, prompt: &Prompt) -> anyhow::Result<(String, Generated)> {
     let (most, freeze) = (named.new_tokens.unwrap_or(0), named.mode.freezes_attention());
     let generated = generate(model, saved, prompt, &named.interventions, freeze, most, &Sampling::GREEDY);
     Ok((named.name.clone(), generated.with_context(|| format!("intervention `{}`", named.name))?))

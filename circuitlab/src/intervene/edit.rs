@@ -71,6 +71,13 @@ struct Entry {
     difference: (f64, f64),
 }
 
+/// A vector that is added at some positions of a row.
+struct Along<'a> {
+    row: usize,
+    range: Range<usize>,
+    direction: &'a Tensor,
+}
+
 impl<'a> Edit<'a> {
     pub(super) fn new(plan: Plan<'a>) -> crate::Result<Self> {
         let saved = plan.saved;
@@ -169,9 +176,9 @@ impl<'a> Edit<'a> {
             if kept {
                 self.keep(layer, first, &inputs, acts)?;
             }
-            self.spread(layer, first, positions, &entries, acts, inputs.size())?;
+            self.spread(layer, first, positions, &entries, acts, &inputs.size())?;
         }
-        for (row, range, direction) in directions {
+        for Along { row, range, direction } in directions {
             if self.reached.contains(&layer) {
                 let pending = self.pending(layer, &inputs.size(), &inputs)?;
                 let rows = pending.f_narrow(0, row as i64 * positions + (range.start - first) as i64, range.len() as i64)?;
@@ -194,7 +201,7 @@ impl<'a> Edit<'a> {
     }
 
     /// What is changed in a layer from a position on: features, and directions with their rows and positions.
-    fn entries(&self, layer: usize, first: usize) -> (Vec<Entry>, Vec<(usize, Range<usize>, &'a Tensor)>) {
+    fn entries(&self, layer: usize, first: usize) -> (Vec<Entry>, Vec<Along<'a>>) {
         let (mut entries, mut directions) = (Vec::new(), Vec::new());
         for (row, interventions) in self.plan.rows.iter().enumerate() {
             let mut last: BTreeMap<(usize, usize), Change> = BTreeMap::new();
@@ -206,7 +213,7 @@ impl<'a> Edit<'a> {
                         let difference = (*times, 0.0);
                         entries.extend(range.map(|position| Entry { row, position, feature: *feature, difference }));
                     }
-                    Target::Direction(direction) => directions.push((row, range, direction)),
+                    Target::Direction(direction) => directions.push(Along { row, range, direction }),
                 }
             }
             let entry =
@@ -273,7 +280,7 @@ impl<'a> Edit<'a> {
     }
 
     /// Adds what changed activations of a layer make to what its features write to.
-    fn spread(&mut self, layer: usize, first: usize, positions: i64, entries: &[Entry], acts: &Tensor, size: Vec<i64>) -> Result<()> {
+    fn spread(&mut self, layer: usize, first: usize, positions: i64, entries: &[Entry], acts: &Tensor, size: &[i64]) -> Result<()> {
         if entries.is_empty() {
             return Ok(());
         }
@@ -298,7 +305,7 @@ impl<'a> Edit<'a> {
                 continue;
             }
             let written = decoder.f_select(1, (target - targets.start) as i64)?.f_index_select(0, &features)?.f_to_kind(Kind::Float)?;
-            let _ = self.pending(target, &size, acts)?.f_index_add_(0, &rows, &(written * difference.unsqueeze(1)))?;
+            let _ = self.pending(target, size, acts)?.f_index_add_(0, &rows, &(written * difference.unsqueeze(1)))?;
         }
         Ok(())
     }

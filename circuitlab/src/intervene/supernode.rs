@@ -132,7 +132,7 @@ mod tests {
         let named = Supernode::parse("rhyme = 3/5/120, 4/5/7").expect("a supernode");
         assert_eq!(named, Supernode { name: "rhyme".into(), sites: vec![site(3, 5, 120), site(4, 5, 7)] });
         let object = of_value(&json!({"supernodes": {"rhyme": ["3/5/120", "4/5/7"]}})).expect("an object");
-        assert_eq!(object, [named.clone()]);
+        assert_eq!(object, std::slice::from_ref(&named));
         let graph = json!({
             "qParams": {"supernodes": [["rhyme", "3_120_5", "4_7_5", "E_12_3", "0_2_5", "3_-1_5"]]},
             "nodes": [{"node_id": "0_2_5", "feature_type": "mlp reconstruction error"}, {"node_id": "3_120_5", "feature_type": "cross layer transcoder"}]

@@ -43,13 +43,7 @@ impl Shown<'_> {
         parts.join("\n\n\n")
     }
 
-    pub(super) fn json(
-        &self,
-        names: &[String],
-        variants: &[Variant],
-        study: &Study,
-        continued: &[(String, Generated)],
-    ) -> anyhow::Result<Value> {
+    pub(super) fn json(&self, names: &[String], variants: &[Variant], study: &Study, continued: &[(String, Generated)]) -> Value {
         let all = names.iter().zip(variants).zip(&study.variants).map(|((name, variant), outcome)| {
             let tokens: Vec<Value> = self
                 .tokens(&study.clean, outcome)
@@ -70,7 +64,7 @@ impl Shown<'_> {
             .iter()
             .map(|(name, generated)| json!({"name": name, "tokens": generated.tokens, "text": self.words(&generated.tokens)}))
             .collect();
-        Ok(json!({"prompt": self.prompt.tokens, "interventions": interventions, "generated": texts}))
+        json!({"prompt": self.prompt.tokens, "interventions": interventions, "generated": texts})
     }
 
     /// Tokens that are likeliest without changes or with them, likeliest with them first, and their probabilities.
