@@ -98,16 +98,20 @@ impl Shown<'_> {
         table
     }
 
-    fn feature_table(&self, clean: &Features, outcome: &Outcome, want: Want) -> Table {
+    fn feature_table(&self, clean: &Features, outcome: &Outcome, want: Want) -> String {
+        let features = self.features(clean, outcome);
+        if features.is_empty() {
+            return "no feature changes".to_owned();
+        }
         let what = if want == Want::PreActivations { "pre-activation before" } else { "activation before" };
         let mut table = Table::new(["layer/position/feature", "at", what, "after", "change"]);
-        for (site, before, after) in self.features(clean, outcome) {
+        for (site, before, after) in features {
             let number = |number: Option<f64>| number.map_or_else(|| "-".to_owned(), |number| format!("{number:.4}"));
             let at = self.prompt.tokens.get(site.position).map_or_else(String::new, |id| self.word(i64::from(*id)));
             let change = after.unwrap_or(0.0) - before.unwrap_or(0.0);
             table.row([site.to_string(), at, number(before), number(after), format!("{change:+.4}")]);
         }
-        table
+        table.to_string()
     }
 
     /// A token as text in quotes, or as its number.
