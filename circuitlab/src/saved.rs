@@ -156,6 +156,10 @@ impl SavedTranscoder {
     /// A folder without a readable `config.yaml`, plugins that are not there, and files that do not fit together.
     pub fn open(registry: &Registry, folder: &Path, device: DeviceName, dtype: FloatKind) -> Result<Self> {
         let card = read_card(folder)?;
+        if card.transcoders.is_some() {
+            let message = "it lists its files under `transcoders`; `circuitlab import` makes a folder of them that can be used";
+            return Err(CoreError::format(folder.join(CARD), message).into());
+        }
         if let Some(known) = &card.circuitlab {
             registry.require(&format!("transcoder `{}`", folder.display()), &known.providers)?;
         }

@@ -7,6 +7,7 @@ mod faithfulness;
 #[cfg(unix)]
 mod faults;
 mod graph_files;
+mod formats;
 mod hostile;
 #[cfg(target_os = "linux")]
 mod hosts;

@@ -2,39 +2,28 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use circuitlab_core::Error as CoreError;
 use circuitlab_core::tensors::TensorFile;
-use memmap2::Mmap;
 use tch::{Device, Kind, Tensor};
+use tempfile::TempPath;
 
 use crate::Result;
 
-/// Where the numbers of an array lie.
+/// What the only tensor of a file is called that an array was unpacked into.
+pub(super) const UNPACKED: &str = "numbers";
+
+/// Where the numbers of an array lie: a tensor of a safetensors file.
 #[derive(Clone)]
-enum Bytes {
-    /// A tensor of a safetensors file.
-    Tensor(Arc<TensorFile>, String),
-    /// A file of nothing else.
-    Map(Arc<Mmap>, PathBuf, String),
-}
-
-impl Bytes {
-    fn get(&self) -> Result<&[u8]> {
-        match self {
-            Self::Tensor(file, name) => Ok(file.raw(name)?.1),
-            Self::Map(map, ..) => Ok(map),
-        }
-    }
-
-    fn path(&self) -> (&Path, &str) {
-        match self {
-            Self::Tensor(file, name) => (file.path(), name),
-            Self::Map(_, path, name) => (path, name),
-        }
-    }
+struct Bytes {
+    file: Arc<TensorFile>,
+    tensor: String,
+    /// The file and the name that messages have.
+    shown: (PathBuf, String),
+    /// Keeps the file that an array was unpacked into for as long as it is read.
+    _unpacked: Option<Arc<TempPath>>,
 }
 
 /// An array of a file, or a part of it with axes in another order. Nothing is read before it is asked for.
@@ -51,7 +40,7 @@ pub(super) struct Array {
 
 impl fmt::Debug for Array {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (path, name) = self.bytes.path();
+        let (path, name) = &self.bytes.shown;
         write!(f, "`{name}` {:?} of {}", self.shape, path.display())
     }
 }
@@ -76,7 +65,12 @@ impl Array {
     pub(super) fn of(file: &Arc<TensorFile>, name: &str) -> Result<Self> {
         let layout = file.layout(name)?;
         let array = Self {
-            bytes: Bytes::Tensor(Arc::clone(file), name.to_owned()),
+            bytes: Bytes {
+                file: Arc::clone(file),
+                tensor: name.to_owned(),
+                shown: (file.path().to_path_buf(), name.to_owned()),
+                _unpacked: None,
+            },
             kind: layout.kind,
             offset: 0,
             strides: dense(&layout.shape),
@@ -86,20 +80,21 @@ impl Array {
         Ok(array)
     }
 
-    /// A file whose bytes are an array's, the first axis in one piece where `turned`.
-    pub(super) fn mapped(map: Mmap, path: &Path, name: &str, shape: Vec<i64>, kind: Kind, turned: bool) -> Result<Self> {
+    /// An array that was unpacked into a safetensors file as its only tensor, a list; the first axis lies in one piece where `turned`.
+    pub(super) fn unpacked(file: TempPath, shown: (PathBuf, String), shape: Vec<i64>, turned: bool) -> Result<Self> {
+        let opened = TensorFile::open(&file)?;
+        let layout = opened.layout(UNPACKED)?;
         let strides = if turned {
             let reversed: Vec<i64> = shape.iter().rev().copied().collect();
             dense(&reversed).into_iter().rev().collect()
         } else {
             dense(&shape)
         };
-        let fits = byte_count(&shape, kind) == Some(map.len());
-        let array = Self { bytes: Bytes::Map(Arc::new(map), path.to_path_buf(), name.to_owned()), kind, offset: 0, shape, strides };
-        if !fits {
+        let bytes = Bytes { file: Arc::new(opened), tensor: UNPACKED.to_owned(), shown, _unpacked: Some(Arc::new(file)) };
+        let array = Self { bytes, kind: layout.kind, offset: 0, shape, strides };
+        if byte_count(&array.shape, array.kind) != byte_count(&layout.shape, layout.kind) {
             return Err(array.wrong("its bytes are not those of its shape"));
         }
-        array.is_float()?;
         Ok(array)
     }
 
@@ -112,7 +107,7 @@ impl Array {
 
     /// An error about this array.
     pub(super) fn wrong(&self, why: &str) -> crate::Error {
-        let (path, name) = self.bytes.path();
+        let (path, name) = &self.bytes.shown;
         CoreError::format(path, format!("tensor `{name}`: {why}")).into()
     }
 
@@ -200,7 +195,7 @@ impl Array {
     /// Copies its numbers out, the last axis fastest.
     fn gather(&self) -> Result<Vec<u8>> {
         let size = self.kind.elt_size_in_bytes();
-        let all = self.bytes.get()?;
+        let all = self.bytes.file.raw(&self.bytes.tensor)?.1;
         let count = byte_count(&self.shape, self.kind).ok_or_else(|| self.wrong("it is too large"))?;
         let mut data = Vec::new();
         data.try_reserve_exact(count).map_err(|_| self.wrong(&format!("there is no memory for {count} bytes of it")))?;
@@ -215,19 +210,18 @@ impl Array {
             outer -= 1;
         }
         let mut places = vec![0; outer];
+        let [mut from, mut to] = [all.len(), 0];
         loop {
             let first = self.offset + places.iter().zip(&self.strides).map(|(place, stride)| place * stride).sum::<i64>();
-            let bytes = all.get(first as usize * size..(first + run) as usize * size);
+            let (start, end) = (first as usize * size, (first + run) as usize * size);
+            (from, to) = (from.min(start), to.max(end));
+            let bytes = all.get(start..end);
             data.extend_from_slice(bytes.ok_or_else(|| self.wrong("its numbers go beyond the end of the file"))?);
             let Some(axis) = (0..outer).rev().find(|axis| places[*axis] + 1 < self.shape[*axis]) else { break };
             places[axis] += 1;
             places[axis + 1..].fill(0);
         }
-        if let Bytes::Tensor(file, _) = &self.bytes
-            && data.len() == all.len()
-        {
-            file.release(all);
-        }
+        self.bytes.file.release(all.get(from..to).unwrap_or_default());
         Ok(data)
     }
 }
@@ -287,13 +281,10 @@ mod tests {
             let path = folder.path().join("a.safetensors");
             tensors::write(&path, &[("a".to_owned(), numbers.copy())]).expect("writes");
             let array = if turned {
-                let raw = folder.path().join("raw");
-                std::fs::write(&raw, tensors::bytes(&numbers.permute([2, 1, 0])).expect("bytes")).expect("writes");
-                let file = std::fs::File::open(&raw).expect("opens");
-                #[allow(unsafe_code, reason = "as the archive's reader does")]
-                // SAFETY: nobody changes the file.
-                let map = unsafe { Mmap::map(&file) }.expect("maps");
-                Array::mapped(map, &raw, "a", vec![a, b, c], Kind::Float, true).expect("fits")
+                let numbers = numbers.permute([2, 1, 0]).contiguous().view([-1]);
+                let file = tempfile::NamedTempFile::new().expect("a file").into_temp_path();
+                tensors::write(&file, &[(UNPACKED.to_owned(), numbers)]).expect("writes");
+                Array::unpacked(file, (path.clone(), "a".to_owned()), vec![a, b, c], true).expect("fits")
             } else {
                 Array::of(&Arc::new(TensorFile::open(&path).expect("opens")), "a").expect("is there")
             };

@@ -1,7 +1,7 @@
 //! Which tool a folder is of.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use circuitlab_core::error::nearest;
@@ -51,17 +51,20 @@ impl Format {
         if clt_forge::is(folder)? {
             return Ok(Self::CltForge);
         }
-        let first = match find::listed(folder)? {
-            Some(files) => files.first().cloned(),
-            None if folder.join(CARD).is_file() || circuit_tracer::is(folder)? => None,
-            None => find::tensor_files(folder)?.into_iter().next(),
+        let files = match find::listed(folder)? {
+            Some(files) => files,
+            None if folder.join(CARD).is_file() || circuit_tracer::is(folder)? => Vec::new(),
+            None => find::tensor_files(folder)?,
         };
-        let Some(first) = first else { return Ok(Self::CircuitTracer) };
-        if first.extension().is_some_and(|extension| extension == "npz") {
-            return Ok(Self::GemmaScope);
-        }
-        let is_second = TensorFile::open(&first).is_ok_and(|file| file.contains("w_enc").unwrap_or(false));
-        Ok(if is_second { Self::GemmaScope2 } else { Self::CircuitTracer })
+        let is_archive = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "npz");
+        let is_second = |path: &PathBuf| TensorFile::open(path).is_ok_and(|file| file.contains("w_enc").unwrap_or(false));
+        Ok(if files.iter().any(is_archive) {
+            Self::GemmaScope
+        } else if files.iter().any(is_second) {
+            Self::GemmaScope2
+        } else {
+            Self::CircuitTracer
+        })
     }
 
     /// Opens a folder of this format.

@@ -1,18 +1,17 @@
 //! Archives of numpy arrays.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use circuitlab_core::Error as CoreError;
-use circuitlab_core::tensors::{PIECE_BYTES, bytes};
-use memmap2::Mmap;
+use circuitlab_core::tensors::{FileLayout, PIECE_BYTES, TensorLayout, bytes};
 use tch::{Kind, Tensor};
 use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-use super::array::{Array, byte_count};
+use super::array::{Array, UNPACKED, byte_count};
 use super::npy::{self, Header};
 use crate::{Error, Result};
 
@@ -44,7 +43,7 @@ impl Npz {
         }
     }
 
-    /// Unpacks an array into a file that nobody else sees and that goes with the array.
+    /// Unpacks an array into a temporary file that goes with the array.
     pub(super) fn array(&mut self, name: &str) -> Result<Array> {
         let path = self.path.clone();
         let missing = || -> Error { CoreError::format(&path, format!("the archive holds no array `{name}`")).into() };
@@ -54,17 +53,20 @@ impl Npz {
             Err(Failed::Wrong(error)) => return Err(error),
         };
         let count = byte_count(&header.shape, header.kind).unwrap_or(usize::MAX) as u64;
-        let mut file = tempfile::tempfile().map_err(CoreError::io("create", std::env::temp_dir()))?;
-        let copied = io::copy(&mut entry.by_ref().take(count), &mut file).map_err(CoreError::io("read", &path))?;
-        let rest = entry.read(&mut [0]).map_err(CoreError::io("read", &path))?;
+        let numbers = count / header.kind.elt_size_in_bytes() as u64;
+        let place = tempfile::NamedTempFile::new().map_err(CoreError::io("create", std::env::temp_dir()))?.into_temp_path();
+        let folder = place.parent().unwrap_or(&place);
+        FileLayout::new(&*place, vec![TensorLayout::new(UNPACKED, &[numbers as i64], header.kind)]).create(folder)?;
+        let mut file = File::options().write(true).open(&place).map_err(CoreError::io("write", &place))?;
+        let copied = file.seek(SeekFrom::End(-(count as i64))).and_then(|_| io::copy(&mut entry.by_ref().take(count), &mut file));
+        // At its end the archive's checksum is compared.
+        let rest = copied.and_then(|copied| Ok((copied, entry.read(&mut [0])?)));
+        let (copied, rest) = rest.map_err(|error| wrong(&path, &format!("array `{name}`: {error}")))?;
         if copied != count || rest > 0 {
             let said = format!("array `{name}` holds other numbers than its shape {:?} says", header.shape);
             return Err(CoreError::format(&path, said).into());
         }
-        #[allow(unsafe_code, reason = "mapping a file has no safe form")]
-        // SAFETY: the mapping is read only, and of a file without a name that this process alone has.
-        let map = unsafe { Mmap::map(&file) }.map_err(CoreError::io("read", &path))?;
-        Array::mapped(map, &path, name, header.shape, header.kind, header.turned)
+        Array::unpacked(place, (path, name.to_owned()), header.shape, header.turned)
     }
 
     /// The header of an array, and a reader of its numbers.
