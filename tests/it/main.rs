@@ -6,8 +6,8 @@ mod export;
 mod faithfulness;
 #[cfg(unix)]
 mod faults;
-mod graph_files;
 mod formats;
+mod graph_files;
 mod hostile;
 #[cfg(target_os = "linux")]
 mod hosts;

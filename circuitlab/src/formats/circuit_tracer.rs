@@ -47,7 +47,8 @@ fn numbered(folder: &Path, prefix: &str) -> Result<BTreeMap<usize, PathBuf>> {
 pub(super) fn open(folder: &Path) -> Result<Box<dyn Source>> {
     let mut card = if folder.join(CARD).is_file() || !is(folder)? { read_card(folder)? } else { Card::default() };
     if card.model_kind.is_empty() {
-        card.model_kind = if numbered(folder, "W_enc_")?.is_empty() { PER_LAYER } else { CROSS_LAYER }.to_owned();
+        let kind = if numbered(folder, "W_enc_")?.is_empty() { PER_LAYER } else { CROSS_LAYER };
+        kind.clone_into(&mut card.model_kind);
     }
     let (files, decoders) = match card.model_kind.as_str() {
         CROSS_LAYER => {

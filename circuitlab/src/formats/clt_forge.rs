@@ -163,8 +163,7 @@ impl Checkpoint {
     /// What raw rows of each layer are multiplied by.
     fn factors(&self, name: &str) -> Result<Vec<f64>> {
         let array = Array::of(&self.files[0], name)?;
-        let factors =
-            array.read()?.f_to_kind(Kind::Double).and_then(|factors| Ok(Vec::<f64>::try_from(&factors)?)).map_err(CoreError::from)?;
+        let factors = array.read()?.f_to_kind(Kind::Double).and_then(|factors| Vec::<f64>::try_from(&factors)).map_err(CoreError::from)?;
         match factors.iter().find(|factor| !(factor.is_finite() && **factor > 0.0)) {
             Some(wrong) => Err(array.wrong(&format!("a factor is {wrong}; expected numbers above 0"))),
             None => Ok(factors),

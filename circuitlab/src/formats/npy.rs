@@ -88,7 +88,7 @@ pub(super) fn header(shape: &[i64], kind: Kind) -> Option<Vec<u8>> {
         Kind::Half => "<f2",
         _ => return None,
     };
-    let sizes: String = shape.iter().map(|size| format!("{size}, ")).collect();
+    let sizes = shape.iter().fold(String::new(), |sizes, size| sizes + &size.to_string() + ", ");
     let sizes = if shape.len() == 1 { sizes.trim_end() } else { sizes.trim_end_matches(", ") };
     let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes}), }}");
     while !(text.len() + 11).is_multiple_of(64) {

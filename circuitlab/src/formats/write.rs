@@ -407,12 +407,11 @@ pub(crate) fn circuit_tracer_reads(folder: &Path, card: &Card) -> Result<()> {
     let crosses = card.model_kind == super::source::CROSS_LAYER;
     let Some(known) = &card.circuitlab else { return Ok(()) };
     match known.activation.name.as_str() {
-        "relu" | "jumprelu" => {}
         "topk" if crosses => return refuse("its activation is `topk`, and features write to several layers".to_owned()),
         "topk" if known.activation.settings.get("positive").is_none_or(|positive| positive.as_bool() != Some(false)) => {
             return refuse("its `topk` leaves negative pre-activations out".to_owned());
         }
-        "topk" => {}
+        "relu" | "jumprelu" | "topk" => {}
         other => return refuse(format!("its activation is `{other}`")),
     }
     if crosses && known.transcoder.settings.get("skip").and_then(serde_json::Value::as_bool) == Some(true) {

@@ -214,7 +214,9 @@ impl<'a> Attribution<'a> {
                 influences.best(&left, (self.options.batch_size.saturating_mul(self.options.update_interval)).min(budget - done))
             };
             work.features(&next, |rows| progress.at((targets + done + rows) as u64, ""))?;
-            next.iter().for_each(|at| left[*at] = false);
+            for at in &next {
+                left[*at] = false;
+            }
             done += next.len();
         }
         progress.end();

@@ -68,7 +68,8 @@ impl Sweep<'_> {
                 let entered = self.finish(&self.down(swept, layer)?)?.f_view([some, heads as i64, -1])?;
                 rows.f_select(1, layer as i64)?.f_narrow(0, first, some)?.f_copy_(&entered)?;
             }
-            gradient = gradient + Tensor::f_cat(&stayed, 0)?;
+            // Not in place: it may be what the caller has.
+            gradient = &gradient + Tensor::f_cat(&stayed, 0)?;
             if self.pass.frozen.parallel {
                 gradient = from_mlp.iter().fold(gradient, |sum, skip| sum + skip);
             }
@@ -162,6 +163,9 @@ fn position(kind: NodeKind) -> Option<usize> {
 
 impl HeadLoadings {
     /// Heads by how much of all edges they carry, up or down: layer, head, and the sum of absolute loadings.
+    ///
+    /// # Errors
+    /// What libtorch returns.
     pub fn heads(&self) -> Result<Vec<(usize, usize, f64)>> {
         let sums = self.loadings.f_abs()?.f_sum_dim_intlist([0].as_slice(), false, Kind::Double)?;
         let size = sums.size();

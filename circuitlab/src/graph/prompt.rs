@@ -47,7 +47,7 @@ impl Prompt {
         }
         let text_of = |ids: &[u32]| match tokenizer {
             Some(tokenizer) => tokenizer.decode(ids),
-            None => Ok(ids.iter().map(|id| format!("<{id}>")).collect()),
+            None => Ok(ids.iter().fold(String::new(), |text, id| text + &format!("<{id}>"))),
         };
         let texts = tokens.iter().map(|id| text_of(&[*id])).collect::<Result<Vec<_>>>()?;
         let text = text_of(&tokens)?;

@@ -194,7 +194,7 @@ impl Closing {
                 let skip = skip.f_to_kind(kind)?.f_tr()?;
                 let biases = adjoint.constant(Passage::MlpInput { layer, hook: pass.hooks.0 }, &all)?.f_matmul(&skip)?;
                 left = left - own.inputs.f_index_select(0, &special)?.f_matmul(&skip)? + biases.f_index_select(0, &special)?;
-                decoder = decoder + biases;
+                decoder += biases;
             }
             closing.decoder.push(decoder.f_index_fill(0, &special, 0.0)?);
             closing.special.push(left);

@@ -120,7 +120,8 @@ impl Finder<'_> {
                     )));
                 }
                 let vector = vector.f_to_device(self.pass.place.1)?.f_to_kind(self.pass.place.0)?;
-                if !vector.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() || !(weight.is_finite() && *weight >= 0.0) {
+                let finite = vector.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() && weight.is_finite();
+                if !finite || *weight < 0.0 {
                     return Err(Error::Invalid(format!("the direction `{label}` or its weight is no number, or the weight is below 0")));
                 }
                 Ok((LogitNode { label: label.clone(), id: self.vocabulary + place, probability: *weight }, vector))
