@@ -11,7 +11,8 @@ use super::{Dense, plain_prune, random};
 fn edges(pruned: &Pruned, graph: &Dense) -> Vec<(usize, usize, f64)> {
     let mut edges = Vec::new();
     let show = |edge: super::super::Edge| {
-        assert_eq!(edge.weight, graph.numbers[edge.target * graph.nodes.count() + edge.source]);
+        let number = graph.numbers[edge.target * graph.nodes.count() + edge.source];
+        assert_eq!(edge.weight.to_bits(), number.to_bits());
         edges.push((edge.target, edge.source, edge.score));
         Ok(())
     };
@@ -63,7 +64,9 @@ fn twelve(edges: &[(usize, usize)]) -> Dense {
     };
     let mut graph = Dense::new(nodes);
     assert_eq!(graph.nodes.count(), 12);
-    edges.iter().for_each(|(target, source)| *graph.at(*target, *source) = 1.0);
+    for (target, source) in edges {
+        *graph.at(*target, *source) = 1.0;
+    }
     graph
 }
 
