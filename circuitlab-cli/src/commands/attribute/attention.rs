@@ -1,7 +1,7 @@
 //! What attention did, where it was asked for.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use circuitlab::Progress;
@@ -84,11 +84,11 @@ fn nodes(
     // Logits have no influence of their own, and come first.
     let rank = |node: usize| if matches!(graph.nodes.kind(node), NodeKind::Logit { .. }) { f64::INFINITY } else { pruned.influence[node] };
     looks.sort_by(|a, b| rank(b.0).total_cmp(&rank(a.0)).then(Reverse(b.0).cmp(&Reverse(a.0))));
-    let mut named: BTreeMap<String, ()> = BTreeMap::new();
+    let mut named: BTreeSet<String> = BTreeSet::new();
     for (node, look) in looks.into_iter().take(args.qk_nodes) {
         let parts = attribution.look(look, args.qk_top)?;
         let ids = parts.query_marginals.iter().chain(&parts.key_marginals).map(|(id, _)| id);
-        named.extend(ids.chain(parts.pairs.iter().flat_map(|(query, key, _)| [query, key])).map(|id| (id.clone(), ())));
+        named.extend(ids.chain(parts.pairs.iter().flat_map(|(query, key, _)| [query, key])).cloned());
         let results = json!({
             "pair_wise_contributors": parts.pairs,
             "top_q_marginal_contributors": parts.query_marginals,
@@ -101,7 +101,7 @@ fn nodes(
     let mut only = serde_json::Map::new();
     for node in all.filter(|node| !pruned.kept[*node]) {
         let id = node_id(&graph.nodes, node);
-        if named.contains_key(&id) {
+        if named.contains(&id) {
             only.insert(id, serde_json::to_value(ViewNode::new(&graph.nodes, pruned, node))?);
         }
     }

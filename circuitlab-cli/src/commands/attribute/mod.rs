@@ -73,13 +73,11 @@ pub(super) fn run(args: &AttributeArgs, context: &Context) -> anyhow::Result<()>
     let saved = SavedTranscoder::open(&context.registry, &args.clt, args.place.device.parse()?, dtype)?;
     saved.check_model(model.info())?;
     let job = Job { args, context, model, tokenizer, saved, options, thresholds };
-    match &args.prompts {
-        Some(file) => job.all(file),
-        None => {
-            let written = job.one(&job.prompt()?, &args.out, args.slug.as_deref().unwrap_or("prompt"))?;
-            context.print(&written, || text(&written))
-        }
+    if let Some(file) = &args.prompts {
+        return job.all(file);
     }
+    let written = job.one(&job.prompt()?, &args.out, args.slug.as_deref().unwrap_or("prompt"))?;
+    context.print(&written, || text(&written))
 }
 
 impl Job<'_> {
