@@ -71,8 +71,7 @@ impl Default for Budget {
 /// changes, which the others are held to; so nothing of that run is kept, whatever the prompt's length.
 ///
 /// # Errors
-/// A transcoder of another model, interventions on what there is not, what the model refuses, and a run without changes whose logits are no
-/// numbers.
+/// A transcoder of another model, interventions on what there is not, what the model refuses, and logits and activations that are no numbers.
 pub fn intervene(
     model: &dyn LanguageModel,
     saved: &SavedTranscoder,
@@ -132,10 +131,31 @@ impl Bench<'_> {
             Some(clean) => clean,
             None => self.pass(Vec::new(), &Mode::Free, Want::Activations)?.0.swap_remove(0),
         };
-        if clean.logits.f_isnan()?.f_any()?.f_int64_value(&[])? != 0 {
+        let study = Study { clean, clean_pre_activations, variants: outcomes.into_iter().flatten().collect() };
+        self.numbers(&study)?;
+        Ok(study)
+    }
+
+    /// Checks that what came are numbers.
+    fn numbers(&self, study: &Study) -> Result<()> {
+        let none = |outcome: &Outcome| -> Result<bool> { Ok(outcome.logits.f_isnan()?.f_any()?.f_int64_value(&[])? != 0) };
+        if none(&study.clean)? {
             return Err(Error::Invalid(format!("the model `{}` gave logits that are no numbers", self.model.info().name)));
         }
-        Ok(Study { clean, clean_pre_activations, variants: outcomes.into_iter().flatten().collect() })
+        let mut values = study.clean.features.values.iter().zip(&study.clean.features.sites);
+        if let Some((_, site)) = values.find(|(value, _)| !value.is_finite()) {
+            let folder = self.saved.folder.display();
+            return Err(Error::Invalid(format!("transcoder `{folder}`: the activation of feature {site} is no number")));
+        }
+        for (place, outcome) in study.variants.iter().enumerate() {
+            if none(outcome)? {
+                return Err(Error::Invalid(format!(
+                    "intervention {} leads to logits that are no numbers; smaller changes may not",
+                    place + 1
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// One forward pass: a row without changes, and one for each variant. With the pre-activations of the former, where they are wanted.

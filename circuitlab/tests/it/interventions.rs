@@ -315,3 +315,22 @@ fn what_there_is_not_is_refused() {
     let error = intervene(&*case.model, &other.saved, &case.prompt, &[], Budget::default()).expect_err("another model's").to_string();
     assert!(error.contains("differ in layers: expected 3, got 4"), "{error}");
 }
+
+#[test]
+fn numbers_that_are_none_are_told() {
+    let case = Case::open("gpt2_clt_full");
+    let nan = |name: &str| {
+        let mut saved = random(&*case.model, "clt", (BlockHook::ResidMid, BlockHook::MlpOut), 3);
+        let value = saved.params.get(name).expect("a parameter").copy();
+        saved.params.set(name, value * f64::NAN).expect("fits");
+        saved
+    };
+    let says = |saved: &SavedTranscoder, want: Want, words: &str| {
+        let interventions = vec![Intervention::feature(0, Positions::At(2), 1, Change::Add(1.0))];
+        let variants = [Variant { interventions, mode: Mode::FrozenAttention, want }];
+        let error = intervene(&*case.model, saved, &case.prompt, &variants, Budget::default()).expect_err(words).to_string();
+        assert!(error.contains(words), "{error}");
+    };
+    says(&nan("W_enc_1"), Want::Activations, "transcoder `random`: the activation of feature 1/1/0 is no number");
+    says(&nan("W_dec_0"), Want::Logits, "intervention 1 leads to logits that are no numbers");
+}
