@@ -30,6 +30,8 @@ fn numbers(file: &SafeTensors<'_>, name: &str) -> (Vec<usize>, Vec<f64>) {
     let data = view.data();
     let numbers = match view.dtype() {
         Dtype::F32 => data.chunks_exact(4).map(|bytes| f64::from(f32::from_le_bytes(bytes.try_into().expect("four")))).collect(),
+        Dtype::F64 => data.chunks_exact(8).map(|bytes| f64::from_le_bytes(bytes.try_into().expect("eight"))).collect(),
+        Dtype::U8 => data.iter().map(|byte| f64::from(*byte)).collect(),
         Dtype::I32 => data.chunks_exact(4).map(|bytes| f64::from(i32::from_le_bytes(bytes.try_into().expect("four")))).collect(),
         Dtype::I64 => data.chunks_exact(8).map(|bytes| i64::from_le_bytes(bytes.try_into().expect("eight")) as f64).collect(),
         other => panic!("`{name}` is of type {other:?}"),
@@ -38,7 +40,7 @@ fn numbers(file: &SafeTensors<'_>, name: &str) -> (Vec<usize>, Vec<f64>) {
 }
 
 /// Compares what a file of ours has with what circuit-tracer wrote, and tells how many tensors both have.
-fn compare(ours: &Path, oracle: &Path) -> usize {
+pub(crate) fn compare(ours: &Path, oracle: &Path) -> usize {
     let [ours, oracle] = [ours, oracle].map(|path| fs::read(path).expect("reads"));
     let [ours, oracle] = [&ours, &oracle].map(|bytes| SafeTensors::deserialize(bytes).expect("safetensors"));
     let known: Vec<&str> = oracle.names().into_iter().filter(|name| ours.names().contains(name)).collect();
@@ -47,7 +49,14 @@ fn compare(ours: &Path, oracle: &Path) -> usize {
         assert_eq!(got_shape, want_shape, "{name}");
         let tolerance = match *name {
             name if name.ends_with("logits") => 2e-4,
-            name if name.ends_with("idx") || name.ends_with("ids") || name == "active_features" => 0.0,
+            name if name.ends_with("idx")
+                || name.ends_with("indices")
+                || name.ends_with("mask")
+                || name.ends_with("features")
+                || name.ends_with("ids") =>
+            {
+                0.0
+            }
             _ => 5e-5,
         };
         let apart = got.iter().zip(&want).map(|(got, want)| (got - want).abs()).fold(0.0, f64::max);

@@ -1,5 +1,6 @@
 //! The built program, from the outside.
 
+mod attribute;
 mod bad_input;
 mod checkpoints;
 mod export;

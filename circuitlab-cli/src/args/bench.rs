@@ -39,6 +39,9 @@ pub struct BenchAttributeArgs {
     /// Active features, of all layers and positions together, as nearly as thresholds allow.
     #[arg(long, default_value_t = 1850, value_name = "COUNT")]
     pub active: usize,
+    /// Features that get rows at most, those of most influence first. Default: all.
+    #[arg(long, value_name = "COUNT")]
+    pub max_feature_nodes: Option<usize>,
     /// Attributions that are measured, each followed by its products.
     #[arg(long, default_value_t = 3, value_name = "COUNT")]
     pub rounds: usize,

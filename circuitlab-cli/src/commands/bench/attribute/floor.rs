@@ -10,21 +10,28 @@ use tch::{Device, Kind, Tensor};
 /// Rows of a gradient that are multiplied together.
 const MOST_ROWS: i64 = 4096;
 
-/// Shapes of the products for all active features of a cross-layer transcoder.
+/// Shapes of the products for the rows of a cross-layer transcoder's graph.
 pub(super) struct Floor<'a> {
     info: &'a ModelInfo,
     /// Targets by layer and position.
     targets: Vec<Vec<i64>>,
+    /// Active features, likewise.
+    written: Vec<Vec<i64>>,
 }
 
 impl<'a> Floor<'a> {
     pub(super) fn new(nodes: &Nodes, info: &'a ModelInfo) -> Self {
         let mut targets = vec![vec![0; nodes.tokens.len()]; nodes.layers + 1];
+        let mut written = targets.clone();
         for feature in &nodes.active {
+            written[feature.layer as usize][feature.position as usize] += 1;
+        }
+        for node in nodes.features() {
+            let feature = nodes.feature(node);
             targets[feature.layer as usize][feature.position as usize] += 1;
         }
         targets[nodes.layers][nodes.tokens.len() - 1] = nodes.logits.len() as i64;
-        Self { info, targets }
+        Self { info, targets, written }
     }
 
     /// Multiplies it all once.
@@ -36,7 +43,8 @@ impl<'a> Floor<'a> {
         let random = |shape: &[i64]| Tensor::f_ones(shape, options).map(|ones| ones * 0.01);
         let (output, value) = (random(&[d_model, heads * d_head])?, random(&[kv_heads * d_head, d_model])?);
         let gradient = random(&[MOST_ROWS, d_model])?;
-        let most = self.targets.iter().flatten().sum::<i64>().max(1);
+        let at = |position: usize| self.written.iter().map(|layer| layer[position]).sum::<i64>();
+        let most = (0..positions).map(at).max().unwrap_or(0).max(1);
         let vectors = random(&[most, d_model])?;
         let mut seconds = 0.0;
         for (layer, own) in self.targets.iter().enumerate() {
@@ -56,7 +64,7 @@ impl<'a> Floor<'a> {
             }
             for target in 0..layer {
                 for position in 0..positions {
-                    let written: i64 = (0..=target).map(|source| self.targets[source][position]).sum();
+                    let written: i64 = (0..=target).map(|source| self.written[source][position]).sum();
                     let reached: i64 = own[position..].iter().sum();
                     let mut left = reached;
                     while left > 0 && written > 0 {

@@ -69,7 +69,7 @@ pub(super) fn run(args: &BenchAttributeArgs, context: &Context) -> anyhow::Resul
 }
 
 fn round(args: &BenchAttributeArgs, subject: &Subject, folder: &Path) -> anyhow::Result<(Round, usize, usize)> {
-    let options = AttributeOptions { max_feature_nodes: None, closing: args.closing, ..AttributeOptions::default() };
+    let options = AttributeOptions { max_feature_nodes: args.max_feature_nodes, closing: args.closing, ..AttributeOptions::default() };
     let file = folder.join("graph.safetensors");
     let before = memory::reset();
     let began = Instant::now();
