@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use circuitlab_tests::{arg, circuitlab, json, repository, stderr, succeed};
+use circuitlab_tests::{arg, circuitlab, json, model, repository, stderr, succeed, text};
+use safetensors::tensor::SafeTensors;
+
+use crate::pipeline;
 
 fn fixture(name: &str) -> PathBuf {
     repository().join("tests/fixtures/formats").join(name)
@@ -83,4 +86,41 @@ fn what_is_wrong_is_one_line() {
     let words = stderr(&output);
     assert!(output.status.code() == Some(2) && words.contains("did you mean `gemma-scope`?"), "{words}");
     assert!(!out.exists());
+}
+
+#[test]
+fn a_trained_skip_is_evaluated_and_goes_through_gemma_scope_2() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = pipeline::cache(folder.path(), "0..0.03", &[]);
+    let run = pipeline::train(folder.path(), &cache, &["--set", "transcoder.skip=true"]);
+    let result = run.join("final");
+    let [out, back] = ["out", "back"].map(|name| folder.path().join(name));
+    succeed(&["export", "--from", arg(&run), "--out", arg(&out), "--format", "gemma-scope-2"]);
+    let imported = json(&["import", "--from", arg(&out), "--out", arg(&back), "--model", arg(&model())]);
+    assert_eq!((&imported["skip"], &imported["activation"]["type"]), (&true.into(), &"jumprelu".into()));
+    for entry in fs::read_dir(&result).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        if entry.extension().is_some_and(|extension| extension == "safetensors") {
+            let name = entry.file_name().expect("a name");
+            let [ours, theirs] = [&entry, &back.join(name)].map(|path| fs::read(path).expect("reads"));
+            assert!(ours == theirs, "{} is another one", name.display());
+        }
+    }
+    let bytes = fs::read(result.join("W_enc_0.safetensors")).expect("reads");
+    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let skip = file.tensor("W_skip_0").expect("a skip");
+    assert!(skip.data().iter().any(|byte| *byte != 0), "it was trained");
+    let text = text();
+    let evaluate = |clt: &Path| {
+        let (model, clt) = (model(), arg(clt));
+        let on = ["--text", arg(&text), "--range", "0.98..1", "--context", "64", "--max-contexts", "2"];
+        let report = json(&[&["eval", "--clt", clt, "--model", arg(&model)][..], &on].concat());
+        ["explained_variance", "l0"].map(|name| report[name].as_f64().expect("a number"))
+    };
+    // Thresholds of the one go through their logarithms.
+    for (ours, theirs) in evaluate(&result).into_iter().zip(evaluate(&back)) {
+        assert!((ours - theirs).abs() < 1e-3 * ours.abs(), "{ours} and {theirs}");
+    }
+    let circuit_tracer =
+        refused(&["export", "--from", arg(&run), "--out", arg(&folder.path().join("other")), "--format", "circuit-tracer"]);
+    assert!(circuit_tracer.contains("it has a linear skip, and features write to several layers"), "{circuit_tracer}");
 }

@@ -168,6 +168,9 @@ fn every_form_of_a_step_trains_what_one_process_does() {
         ("operations", &["--set", "transcoder.step=operations"], &by_features, 4),
         ("dense", &["--set", "transcoder.step=dense"], &by_features, 4),
         ("plt", &["--set", "transcoder=plt"], &["--strategy", "fsdp"], 2),
+        ("skip", &["--set", "transcoder.skip=true"], &by_features, 4),
+        ("skip-operations", &["--set", "transcoder.skip=true", "--set", "transcoder.step=operations"], &["--strategy", "ddp"], 2),
+        ("skip-dense", &["--set", "transcoder.skip=true", "--set", "transcoder.step=dense"], &["--strategy", "feature-sharded"], 2),
         ("topk", &["--set", "activation=topk", "--set", "activation.k=4"], &["--strategy", "fsdp"], 2),
     ] {
         let common = [&common[..], settings].concat();
