@@ -7,7 +7,7 @@
 //! | `gemma-scope-2`  | a safetensors file for each layer: the same in small letters, `affine_skip_connection`           | CLT, PLT |
 //! | `clt-forge`      | `clt_weights.safetensors`, or `rank{r}_clt_weights.safetensors`, with `clt_cfg.json`             | CLT, PLT |
 //!
-//! Whatever the format, a transcoder is a [`Source`](source::Source): its facts, and for each layer arrays that are read in pieces, so that
+//! Whatever the format, a transcoder is a `Source`: its facts, and for each layer arrays that are read in pieces, so that
 //! no more than a layer's vectors and a piece of its matrices are in memory. All of it goes to disk by one writer for each format; our own
 //! is [`Transcoder::saved`](circuitlab_core::Transcoder::saved).
 
