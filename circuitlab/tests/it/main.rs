@@ -1,5 +1,6 @@
 //! The engine as a program meets it, over small models and texts made here and over recordings.
 
+mod attribution;
 mod cache;
 mod choices;
 mod exact;
