@@ -260,6 +260,13 @@ pub(crate) fn write_card(folder: &Path, card: &Card) -> Result<()> {
 /// A file that is missing or damaged.
 pub fn read_card(folder: &Path) -> Result<Card> {
     let path = folder.join(CARD);
+    if folder.to_string_lossy().starts_with("hf:") {
+        let message = "transcoders are not fetched; download the repository, and name its folder";
+        return Err(CoreError::format(folder, message).into());
+    }
+    if !folder.is_dir() {
+        return Err(CoreError::format(folder, "there is no such folder; expected that of a transcoder").into());
+    }
     if !path.exists() {
         return Err(CoreError::format(
             folder,

@@ -161,6 +161,8 @@ fn bad_input_is_one_clear_line() {
         (&["--prompt", "the cat", "--qk", "1/0/1/2"], "cannot look from position 1 to 2"),
         (&["--prompt", "the cat", "--direction", "nowhere.safetensors:x"], "nowhere.safetensors"),
         (&["--prompt", "the cat", "--slug", "a/b"], "a/b"),
+        (&["--prompt", "the cat", "--difference", "#5", "#5"], "nothing to explain"),
+        (&["--prompt", "the cat", "--tensors", arg(&out)], "where a part of the graph goes"),
     ] {
         let common = ["attribute", "--clt", arg(&clt), "--model", arg(&model), "--out", arg(&out)];
         let output = circuitlab(common.iter().chain(flags)).output().expect("starts");
@@ -187,6 +189,17 @@ fn bad_input_is_one_clear_line() {
     let output = circuitlab(["attribute", "--clt", arg(&silent), "--model", arg(&model), "--prompt", "the cat", "--out", arg(&out)]);
     let output = { output }.output().expect("starts");
     assert!(stderr(&output).contains("no feature is active"), "{}", stderr(&output));
+    // Precision: less of it is warned of, and gives the same graph roughly.
+    let common = ["attribute", "--clt", arg(&clt), "--model", arg(&model), "--prompt", "the cat sat", "--out", arg(&out), "--dtype"];
+    let scores = ["f64", "f32", "bf16"].map(|dtype| json(&[&common[..], &[dtype]].concat())["replacement"].as_f64().expect("a score"));
+    assert!((scores[0] - scores[1]).abs() < 1e-5 && (scores[0] - scores[2]).abs() < 0.05, "{scores:?}");
+    let matrix = out.with_extension("safetensors");
+    let output = circuitlab(["graph", "prune", arg(&matrix), "--out", arg(&matrix)]).output().expect("starts");
+    assert!(stderr(&output).contains("is the graph itself"), "{}", stderr(&output));
+    // What is there and is no graph is not written over.
+    let taken = model.join("model.json");
+    let output = circuitlab(["attribute", "--clt", arg(&clt), "--model", arg(&model), "--tokens", "1,87", "--out", arg(&taken)]);
+    assert!(stderr(&{ output }.output().expect("starts")).contains("is no graph"));
     assert!(
         succeed(&["attribute", "--clt", arg(&clt), "--model", arg(&model), "--tokens", "1,87", "--out", arg(&out)]).contains("replacement")
     );

@@ -72,7 +72,7 @@ fn what_cannot_be_done_is_said_in_one_line() {
     };
     with(&clt, &folder.path().join("nowhere"), &["cannot read", "nowhere"]);
     with(&clt, &prompts(folder.path(), "\n  \n"), &["prompts.txt", "holds no prompt"]);
-    with(&clt, &prompts(folder.path(), &format!("the cat\n{}", "the cat ".repeat(100))), &["prompts.txt`, line 2", "reads 128"]);
+    with(&clt, &prompts(folder.path(), &format!("the cat\n{}", "the cat ".repeat(100))), &["prompts.txt`: line 2", "reads 128"]);
     let file = prompts(folder.path(), "the cat sat");
     with(&other, &file, &["differ in layers"]);
     fails(

@@ -190,7 +190,7 @@ fn what_cannot_be_done_is_said_in_one_line() {
     let long = vec!["5"; 200].join(",");
     with(&clt, &["--tokens", &long], ablate, &["200 tokens", "reads 128"]);
     with(&other, fine, ablate, &["differ in layers"]);
-    with(&folder.path().join("nowhere"), fine, ablate, &["no transcoder"]);
+    with(&folder.path().join("nowhere"), fine, ablate, &["there is no such folder"]);
     let list = folder.path().join("list.json");
     fs::File::create(&list).and_then(|mut file| std::io::Write::write_all(&mut file, b"[{\"name\": 3}]")).expect("writes");
     with(&clt, fine, &["--file", arg(&list)], &["list.json", "number 0"]);

@@ -24,20 +24,20 @@ pub struct AttributeArgs {
     /// Token ids in place of a text, such as `0,5,9`, taken as they are.
     #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "prompts")]
     pub tokens: Vec<u32>,
-    /// A file of prompts, one in each line; `--out` is then a folder.
+    /// A file of prompts, one in each line that is not empty, in place of one; `--out` is then a folder.
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
     /// Begin prompts without the model's BOS.
     #[arg(long)]
     pub no_bos: bool,
     /// The graph for viewers to write, such as `graph.json`; or a folder that is there, into which `SLUG.json` is written and entered in its
-    /// `graph-metadata.json`.
+    /// `graph-metadata.json`. The whole graph, with its matrix, is written beside it, as `.safetensors`.
     #[arg(long, value_name = "FILE|FOLDER")]
     pub out: PathBuf,
     /// The graph's name. Default: that of the file to write; in a folder `prompt`. Those of a file of prompts are numbered.
     #[arg(long, value_name = "SLUG")]
     pub slug: Option<String>,
-    /// Write all that was computed too: activations, patterns, the whole matrix, influences and what was kept.
+    /// Of one prompt: write all that was computed into one file too, activations, patterns, influences and what was kept beside the matrix.
     #[arg(long, value_name = "FILE", conflicts_with = "prompts")]
     pub tensors: Option<PathBuf>,
     /// What is explained.

@@ -61,6 +61,13 @@ impl<'a> Pass<'a> {
         let hooks = saved.hooks()?;
         let (device, kind) = model.placement();
         let layers = saved.dims.layers;
+        let there = model.hook_points();
+        if let Some(hook) = [hooks.0, hooks.1].into_iter().find(|hook| !there.contains(&HookPoint::block(0, *hook))) {
+            let (folder, name) = (saved.folder.display(), &model.info().name);
+            return Err(Error::Invalid(format!(
+                "transcoder `{folder}` reads or writes at `{hook}`, a place that the model `{name}` does not have; `model show` lists those that it has"
+            )));
+        }
         let mut wanted: Vec<HookPoint> =
             (0..layers).flat_map(|layer| [hooks.0, hooks.1].map(|hook| HookPoint::block(layer, hook))).collect();
         wanted.push(HookPoint::Embed);

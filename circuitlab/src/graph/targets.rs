@@ -108,6 +108,9 @@ impl Finder<'_> {
             NamedTarget::Text(text) => self.token(self.id_of(text)?),
             NamedTarget::Difference(first, second) => {
                 let (first, second) = (self.named(first, place)?, self.named(second, place)?);
+                if first.0.id == second.0.id {
+                    return Err(Error::Invalid(format!("the difference of `{}` and itself is nothing to explain", first.0.label)));
+                }
                 let label = format!("logit({})-logit({})", first.0.label, second.0.label);
                 Ok((LogitNode { label, id: self.vocabulary + place, probability: 1.0 }, first.1 - second.1))
             }
@@ -123,6 +126,9 @@ impl Finder<'_> {
                 let finite = vector.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() && weight.is_finite();
                 if !finite || *weight < 0.0 {
                     return Err(Error::Invalid(format!("the direction `{label}` or its weight is no number, or the weight is below 0")));
+                }
+                if vector.f_count_nonzero(None)?.f_int64_value(&[])? == 0 {
+                    return Err(Error::Invalid(format!("the direction `{label}` is zero: there is nothing to explain")));
                 }
                 Ok((LogitNode { label: label.clone(), id: self.vocabulary + place, probability: *weight }, vector))
             }

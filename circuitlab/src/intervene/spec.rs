@@ -33,12 +33,19 @@ impl FromStr for Site {
     }
 }
 
-/// Reads `LAYER/POSITIONS/FEATURE`.
+/// Reads `LAYER/POSITIONS/FEATURE`, or the id of a graph's node, `LAYER_FEATURE_POSITION`.
 ///
 /// # Errors
 /// Anything else.
 pub fn feature_at(text: &str) -> Result<(usize, Positions, usize)> {
-    let wrong = || Error::Invalid(format!("`{text}` is no feature; expected LAYER/POSITION/FEATURE, such as `3/5/120` or `3/2:/120`"));
+    let wrong = || {
+        let known = "LAYER/POSITION/FEATURE, such as `3/5/120` or `3/2:/120`, or a graph's node LAYER_FEATURE_POSITION, such as `3_120_5`";
+        Error::Invalid(format!("`{text}` is no feature; expected {known}"))
+    };
+    let id: Vec<Option<usize>> = text.trim().split('_').map(|part| part.parse().ok()).collect();
+    if let [Some(layer), Some(feature), Some(position)] = id[..] {
+        return Ok((layer, Positions::At(position), feature));
+    }
     let parts: Vec<&str> = text.split('/').map(str::trim).collect();
     let [layer, positions, feature] = parts[..] else { return Err(wrong()) };
     let number = |text: &str| text.parse::<usize>().map_err(|_| wrong());
@@ -72,6 +79,7 @@ mod tests {
             ("3/2:/120", Positions::From(2)),
             ("3/2:5/120", Positions::Range(2..5)),
             ("3/:/120", Positions::ALL),
+            ("3_120_5", Positions::At(5)),
         ] {
             assert_eq!(feature_at(text).expect("a feature"), (3, positions.clone(), 120));
             assert_eq!(positions.to_string().parse::<Positions>().expect("its own text"), positions);

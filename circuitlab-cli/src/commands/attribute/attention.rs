@@ -114,19 +114,26 @@ impl Attention {
     pub(super) fn text(&self) -> Option<String> {
         let mut parts = Vec::new();
         if let Some(file) = &self.heads_file {
-            let mut table = Table::new(["head", "carries"]);
+            let mut table = Table::new(["layer/head", "sum of absolute loadings"]);
             for (layer, head, sum) in &self.heads {
-                table.row([format!("{layer}.{head}"), format!("{sum:.3}")]);
+                table.row([format!("{layer}/{head}"), format!("{sum:.3}")]);
             }
             parts.push(format!("edges between positions are split over heads in `{}`; those that carry most:\n{table}", file.display()));
         }
-        for LookParts { look, score, sum_of_pairs, pairs, .. } in &self.qk {
+        for LookParts { look, score, sum_of_pairs, pairs, query_marginals, key_marginals } in &self.qk {
             let mut table = Table::new(["query side", "key side", "part"]);
             for (query, key, part) in pairs {
                 table.row([query.clone(), key.clone(), format!("{part:+.4}")]);
             }
+            let mut sides = Table::new(["query side, with all keys", "part", "key side, with all queries", "part"]);
+            for place in 0..query_marginals.len().max(key_marginals.len()) {
+                let cells = |side: &[(String, f64)]| {
+                    side.get(place).map_or_else(Default::default, |(id, part)| [id.clone(), format!("{part:+.4}")])
+                };
+                sides.row(cells(query_marginals).into_iter().chain(cells(key_marginals)));
+            }
             parts.push(format!(
-                "head {}.{} from position {} to {}: score {score:.4}, the sum of all pairs {sum_of_pairs:.4}\n{table}",
+                "head {}/{} from position {} to {}: score {score:.4}, the sum of all pairs {sum_of_pairs:.4}\n{table}\n{sides}",
                 look.layer, look.head, look.query, look.key
             ));
         }

@@ -20,6 +20,9 @@ use super::{Context, graph, model};
 use crate::args::AttributeArgs;
 use crate::output::human;
 
+/// Targets that are named for people.
+const NAMED_LOGITS: usize = 20;
+
 /// A graph that was written.
 #[derive(Serialize)]
 struct Written {
@@ -70,7 +73,9 @@ pub(super) fn run(args: &AttributeArgs, context: &Context) -> anyhow::Result<()>
         Err(_) if !args.tokens.is_empty() => None,
         loaded => Some(loaded?),
     };
-    let saved = SavedTranscoder::open(&context.registry, &args.clt, args.place.device.parse()?, dtype)?;
+    // Features fire at thresholds, which have 32 bits at least whatever the model computes in.
+    let at_least = if dtype == FloatKind::F64 { dtype } else { FloatKind::F32 };
+    let saved = SavedTranscoder::open(&context.registry, &args.clt, args.place.device.parse()?, at_least)?;
     saved.check_model(model.info())?;
     let job = Job { args, context, model, tokenizer, saved, options, thresholds };
     if let Some(file) = &args.prompts {
@@ -128,6 +133,7 @@ impl Job<'_> {
                 file.display()
             );
         }
+        self.check_files(&file)?;
         let patterns = self.args.tensors.is_some();
         let tokenizer = self.tokenizer.as_ref();
         let attribution = Attribution::new(self.model.as_ref(), &self.saved, prompt, tokenizer, &self.options, patterns)?;
@@ -153,13 +159,37 @@ impl Job<'_> {
     }
 }
 
+impl Job<'_> {
+    /// Makes the folder of the graph, and checks that no file would be written over another.
+    fn check_files(&self, file: &Path) -> anyhow::Result<()> {
+        if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            fs::create_dir_all(folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
+        }
+        let matrix = file.with_extension("safetensors");
+        if matrix.exists() && Graph::open(&matrix).is_err() {
+            bail!("--out: the whole graph goes to `{}`, which is there and is no graph; expected another name", matrix.display());
+        }
+        let mut taken = vec![file.to_path_buf(), matrix];
+        taken.extend(self.args.heads.then(|| file.with_extension("heads.safetensors")));
+        let same = |tensors: &&PathBuf| taken.iter().any(|path| graph::is_same_file(path, tensors));
+        if let Some(tensors) = self.args.tensors.as_ref().filter(same) {
+            bail!("--tensors: `{}` is where a part of the graph goes; expected another file", tensors.display());
+        }
+        Ok(())
+    }
+}
+
 fn text(written: &Written) -> String {
     let Written { attributed, scores, .. } = written;
-    let logits: Vec<String> = attributed.logits.iter().map(|(label, chance)| format!("`{label}` {chance:.3}")).collect();
+    let named = |(label, chance): &(String, f64)| format!("`{}` {chance:.3}", label.escape_debug());
+    let mut logits: Vec<String> = attributed.logits.iter().take(NAMED_LOGITS).map(named).collect();
+    if attributed.logits.len() > NAMED_LOGITS {
+        logits.push(format!("and {} more", attributed.logits.len() - NAMED_LOGITS));
+    }
     let [active, selected, kept] =
         [attributed.active_features, attributed.selected_features, written.nodes_kept].map(|count| human::whole(count as u64));
     let shown = format!(
-        "`{}`: {}\n{active} active features, {selected} of them nodes; {kept} nodes and {} edges are kept in `{}`, all in `{}`\nreplacement {:.4}, completeness {:.4}",
+        "{:?}: {}\n{active} active features, {selected} of them nodes; {kept} nodes and {} edges are kept in `{}`, all in `{}`\nreplacement {:.4}, completeness {:.4}",
         written.prompt,
         logits.join(", "),
         human::whole(written.edges_kept),

@@ -5,7 +5,7 @@ mod prune;
 mod scores;
 mod show;
 
-pub(super) use prune::write_view;
+pub(super) use prune::{is_same_file, write_view};
 
 use std::path::Path;
 

@@ -30,6 +30,12 @@ pub(super) fn run(args: &GraphPruneArgs, context: &Context) -> anyhow::Result<()
             "`{shown}` is a graph for viewers, which has lost what was pruned; pruning needs the matrix: the .safetensors file beside it"
         );
     };
+    if is_same_file(&args.graph, &args.out) {
+        bail!("--out: `{}` is the graph itself, with its matrix; expected another file, such as `graph.json`", args.out.display());
+    }
+    if args.closing && !graph.nodes.closing {
+        bail!("--closing: the graph `{}` was made without closing nodes; `attribute --closing` makes one with them", args.graph.display());
+    }
     let pruned = Pruned::of(&*graph, options)?;
     let json = JsonOptions { slug: args.slug.clone(), closing: args.closing, ..JsonOptions::default() };
     let file = write_view(&args.out, &graph, &pruned, json)?;
@@ -39,13 +45,23 @@ pub(super) fn run(args: &GraphPruneArgs, context: &Context) -> anyhow::Result<()
     context.print(&written, || {
         let [kept, nodes] = [nodes_kept, nodes].map(|count| human::whole(count as u64));
         format!(
-            "{kept} of {nodes} nodes and {} edges are in `{}`; replacement {:.4}, completeness {:.4}",
+            "{kept} of {nodes} nodes and {} edges{} are in `{}`; replacement {:.4}, completeness {:.4}",
             human::whole(written.edges_kept),
+            if args.closing { ", and closing nodes with theirs," } else { "" },
             written.file.display(),
             written.scores.replacement,
             written.scores.completeness
         )
     })
+}
+
+/// Whether two paths lead to the same file, there or not.
+pub(in crate::commands) fn is_same_file(one: &Path, other: &Path) -> bool {
+    let whole = |path: &Path| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        path.canonicalize().ok().or_else(|| Some(folder.canonicalize().ok()?.join(path.file_name()?))).unwrap_or_else(|| path.to_path_buf())
+    };
+    whole(one) == whole(other)
 }
 
 /// Writes a graph for viewers: into a folder and its list, or as a file.

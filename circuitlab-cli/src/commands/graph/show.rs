@@ -78,7 +78,7 @@ fn text(view: &View, shown: &Shown) -> String {
         "shares are those of the edges shown; - where a path makes its logit less".to_owned(),
     ];
     for logit in &shown.logits {
-        lines.push(format!("\n{}", logit.label));
+        lines.push(format!("\n{}", logit.label.replace('\n', "\\n")));
         if logit.paths.is_empty() {
             lines.push("  nothing that is shown adds to it".to_owned());
         }
