@@ -5,6 +5,7 @@
 //! larger than the memory. [`Pruned`] says what of it is worth looking at, and [`write_json`] writes that for viewers.
 
 mod attribute;
+mod closing;
 mod diff;
 mod file;
 mod heads;

@@ -5,8 +5,9 @@ use std::ops::Range;
 use circuitlab_core::{Passage, Span};
 use tch::{Kind, Tensor};
 
+use super::closing::Closing;
 use super::pass::Pass;
-use super::sources::{Closing, Sources};
+use super::sources::Sources;
 use crate::Result;
 
 /// The columns of a row after those of features: errors, tokens, and those that close it.
