@@ -128,7 +128,7 @@ impl Array {
     }
 
     /// Checks its shape.
-    pub(super) fn expect(&self, axes: &[(&str, i64)]) -> Result<()> {
+    pub(super) fn has_shape(&self, axes: &[(&str, i64)]) -> Result<()> {
         if self.shape.iter().eq(axes.iter().map(|(_, size)| size)) {
             return Ok(());
         }

@@ -146,15 +146,15 @@ impl Checkpoint {
         for file in &self.files {
             let of = |name: &str| Array::of(file, name);
             let own = ("d_features", of("W_enc")?.sizes(["layers", "d_model", "d_features"])?[2]);
-            of("W_enc")?.expect(&[layers, d_model, own])?;
-            of("W_dec")?.expect(&[("blocks", blocks), own, d_model])?;
-            of("b_enc")?.expect(&[layers, own])?;
-            of("log_threshold")?.expect(&[layers, own])?;
-            of("b_dec")?.expect(&[("blocks", blocks), d_model])?;
+            of("W_enc")?.has_shape(&[layers, d_model, own])?;
+            of("W_dec")?.has_shape(&[("blocks", blocks), own, d_model])?;
+            of("b_enc")?.has_shape(&[layers, own])?;
+            of("log_threshold")?.has_shape(&[layers, own])?;
+            of("b_dec")?.has_shape(&[("blocks", blocks), d_model])?;
             features += own.1 as usize;
         }
         for name in [FACTORS_IN, FACTORS_OUT] {
-            Array::of(&self.files[0], name)?.expect(&[layers])?;
+            Array::of(&self.files[0], name)?.has_shape(&[layers])?;
         }
         self.facts.dims.d_features = features;
         Ok(())

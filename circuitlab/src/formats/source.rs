@@ -116,14 +116,14 @@ impl LayerArrays {
     pub(super) fn sizes(&self, targets: usize) -> Result<[usize; 2]> {
         let [features, d_model] = self.w_enc.sizes(["d_features", "d_model"])?;
         let (of_features, of_model) = (("d_features", features), ("d_model", d_model));
-        self.b_enc.expect(&[of_features])?;
-        self.w_dec.expect(&[of_features, ("targets", targets as i64), of_model])?;
-        self.b_dec.expect(&[of_model])?;
+        self.b_enc.has_shape(&[of_features])?;
+        self.w_dec.has_shape(&[of_features, ("targets", targets as i64), of_model])?;
+        self.b_dec.has_shape(&[of_model])?;
         if let Some(thresholds) = self.thresholds.as_ref().filter(|thresholds| thresholds.shape().iter().product::<i64>() != 1) {
-            thresholds.expect(&[of_features])?;
+            thresholds.has_shape(&[of_features])?;
         }
         if let Some(skip) = &self.skip {
-            skip.expect(&[of_model, of_model])?;
+            skip.has_shape(&[of_model, of_model])?;
         }
         Ok([d_model as usize, features as usize])
     }
