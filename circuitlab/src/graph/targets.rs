@@ -59,7 +59,8 @@ impl TargetChoice {
     pub(super) fn find(&self, pass: &Pass<'_>, model: &dyn LanguageModel, tokenizer: Option<&Tokenizer>) -> Result<Explained> {
         let last = pass.frozen.logits.f_get(pass.positions as i64 - 1)?;
         let chances = last.f_softmax(-1, Kind::Double)?.f_to_device(Device::Cpu)?;
-        let finder = Finder { pass, chances, vocabulary: model.info().vocabulary, tokenizer, name: &model.info().name };
+        let mean_row = pass.frozen.unembedding.f_mean_dim(0, false, None::<Kind>)?;
+        let finder = Finder { pass, chances, mean_row, vocabulary: model.info().vocabulary, tokenizer, name: &model.info().name };
         let found = match self {
             Self::Likeliest { most, share } => finder.likeliest(*most, *share)?,
             Self::Named(named) if named.is_empty() => return Err(Error::Invalid("there is no target to attribute to".to_owned())),
@@ -78,6 +79,8 @@ struct Finder<'a> {
     pass: &'a Pass<'a>,
     /// `[vocabulary]`.
     chances: Tensor,
+    /// Of the unembedding: `[d_model]`.
+    mean_row: Tensor,
     vocabulary: usize,
     tokenizer: Option<&'a Tokenizer>,
     name: &'a str,
@@ -158,10 +161,8 @@ impl Finder<'_> {
             let (name, last) = (self.name, self.vocabulary - 1);
             return Err(Error::Invalid(format!("the target token {id} is unknown to the model `{name}`; it knows 0 to {last}")));
         }
-        let rows = &self.pass.frozen.unembedding;
-        let mean = rows.f_mean_dim(0, false, None::<Kind>)?;
         let label = self.tokenizer.map_or_else(|| Ok(format!("<{id}>")), |tokenizer| tokenizer.decode(&[id]))?;
         let probability = self.chances.f_double_value(&[i64::from(id)])?;
-        Ok((LogitNode { label, id: id as usize, probability }, rows.f_get(i64::from(id))? - mean))
+        Ok((LogitNode { label, id: id as usize, probability }, self.pass.frozen.unembedding.f_get(i64::from(id))? - &self.mean_row))
     }
 }
