@@ -46,7 +46,7 @@ impl Sweep<'_> {
         }
         let at = Tensor::f_full([count], position, (Kind::Int64, self.pass.place.1))?;
         let local = Local { pass: self.pass, at: &at };
-        let mut gradient = self.pull_to_stream(targets, &at)?;
+        let mut gradient = self.pass.frozen.adjoint.pull(self.passage(targets), &targets.gradient, &at)?;
         let bytes = heads * position as usize * gradient.size()[1] as usize * self.pass.place.0.elt_size_in_bytes();
         let most = (BLOCK_BYTES / bytes.max(1)).clamp(1, count as usize) as i64;
         // A feature of a serial block reads what its own layer's attention has added; logits read what the last block leaves.
@@ -75,16 +75,6 @@ impl Sweep<'_> {
             }
         }
         Ok(rows)
-    }
-
-    /// The gradients of targets in the stream that they read, at their own positions.
-    fn pull_to_stream(&self, targets: &Targets, at: &Tensor) -> Result<Tensor> {
-        let passage = match targets.place {
-            Place::Features => Passage::MlpInput { layer: targets.layer, hook: self.pass.hooks.0 },
-            Place::Final => Passage::Final,
-            Place::Head(passage) => passage,
-        };
-        Ok(self.pass.frozen.adjoint.pull(passage, &targets.gradient, at)?)
     }
 }
 

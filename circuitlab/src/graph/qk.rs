@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::attribute::Attribution;
 use super::node_id;
-use super::sweep::{Place, Targets};
+use super::sweep::{Place, Sweep, Targets};
 use crate::model::Capture;
 use crate::{Error, Result};
 
@@ -48,11 +48,22 @@ pub struct LookParts {
 }
 
 impl Attribution<'_> {
-    /// Splits a score; no more than `top` pairs and marginals of each side are given.
+    /// Splits scores; no more than `top` pairs and marginals of each side are given.
     ///
     /// # Errors
     /// A layer, head or position that there is not, a key after its query, and what libtorch returns.
-    pub fn look(&self, look: Look, top: usize) -> Result<LookParts> {
+    pub fn looks(&self, looks: &[Look], top: usize) -> Result<Vec<LookParts>> {
+        looks.iter().try_for_each(|look| self.check_look(*look))?;
+        if looks.is_empty() {
+            return Ok(Vec::new());
+        }
+        tch::no_grad(|| {
+            let sweep = self.sweep(true)?;
+            looks.iter().map(|look| self.look(&sweep, *look, top)).collect()
+        })
+    }
+
+    fn check_look(&self, look: Look) -> Result<()> {
         let Look { layer, head, query, key } = look;
         let positions = self.prompt().tokens.len();
         if layer >= self.depth() || head >= self.heads {
@@ -65,26 +76,29 @@ impl Attribution<'_> {
             );
             return Err(Error::Invalid(message));
         }
-        tch::no_grad(|| {
-            let scale = self.score_scale(layer)?;
-            let queries = self.side(layer, Passage::Query { layer, head }, query)?;
-            let keys = self.side(layer, Passage::Key { layer, head }, key)?;
-            let total = |side: &Tensor| side.f_sum_dim_intlist(1, true, Kind::Double);
-            let query_marginals = (&queries * total(&keys)?).f_sum_dim_intlist(0, false, Kind::Double)? * scale;
-            let key_marginals = (&keys * total(&queries)?).f_sum_dim_intlist(0, false, Kind::Double)? * scale;
-            Ok(LookParts {
-                look,
-                score: self.score(look)?,
-                sum_of_pairs: query_marginals.f_sum(Kind::Double)?.f_double_value(&[])?,
-                pairs: self.pairs(&queries, &keys, scale, top)?,
-                query_marginals: self.largest(&query_marginals, top)?,
-                key_marginals: self.largest(&key_marginals, top)?,
-            })
+        Ok(())
+    }
+
+    fn look(&self, sweep: &Sweep<'_>, look: Look, top: usize) -> Result<LookParts> {
+        let Look { layer, head, query, key } = look;
+        let scale = self.score_scale(layer)?;
+        let queries = self.side(sweep, layer, Passage::Query { layer, head }, query)?;
+        let keys = self.side(sweep, layer, Passage::Key { layer, head }, key)?;
+        let total = |side: &Tensor| side.f_sum_dim_intlist(1, true, Kind::Double);
+        let query_marginals = (&queries * total(&keys)?).f_sum_dim_intlist(0, false, Kind::Double)? * scale;
+        let key_marginals = (&keys * total(&queries)?).f_sum_dim_intlist(0, false, Kind::Double)? * scale;
+        Ok(LookParts {
+            look,
+            score: self.score(look)?,
+            sum_of_pairs: query_marginals.f_sum(Kind::Double)?.f_double_value(&[])?,
+            pairs: self.pairs(&queries, &keys, scale, top)?,
+            query_marginals: self.largest(&query_marginals, top)?,
+            key_marginals: self.largest(&key_marginals, top)?,
         })
     }
 
     /// What each source adds to a query or key: `[d_head, columns]`, f64 on the CPU.
-    fn side(&self, layer: usize, passage: Passage, position: usize) -> Result<Tensor> {
+    fn side(&self, sweep: &Sweep<'_>, layer: usize, passage: Passage, position: usize) -> Result<Tensor> {
         let (kind, device) = self.place();
         let targets = Targets {
             layer,
@@ -93,7 +107,7 @@ impl Attribution<'_> {
             positions: vec![position as i64; self.d_head],
             biases: None,
         };
-        Ok(self.sweep(true)?.rows(&targets)?.f_to_kind(Kind::Double)?.f_to_device(Device::Cpu)?)
+        Ok(sweep.rows(&targets)?.f_to_kind(Kind::Double)?.f_to_device(Device::Cpu)?)
     }
 
     /// The score as the model computes it.

@@ -162,15 +162,20 @@ impl<'p> Sweep<'p> {
         Ok(Tensor::f_zeros([targets, self.columns.width()], self.pass.place)?)
     }
 
+    /// The way from the stream to what targets read.
+    pub(super) fn passage(&self, targets: &Targets) -> Passage {
+        match targets.place {
+            Place::Features => Passage::MlpInput { layer: targets.layer, hook: self.pass.hooks.0 },
+            Place::Final => Passage::Final,
+            Place::Head(passage) => passage,
+        }
+    }
+
     /// The gradients of targets at the stream that enters their layer.
     fn start(&self, targets: &Targets) -> Result<Swept> {
         let count = targets.gradient.size()[0];
         let positions = Tensor::from_slice(&targets.positions).f_to_device(self.pass.place.1)?;
-        let passage = match targets.place {
-            Place::Features => Passage::MlpInput { layer: targets.layer, hook: self.pass.hooks.0 },
-            Place::Final => Passage::Final,
-            Place::Head(passage) => passage,
-        };
+        let passage = self.passage(targets);
         let adjoint = &self.pass.frozen.adjoint;
         let at_stream = adjoint.pull(passage, &targets.gradient, &positions)?;
         let mut swept =

@@ -217,7 +217,7 @@ fn heads_sum_to_edges_and_parts_to_scores() {
         assert!(apart <= 1e-5, "{name}: {apart:e} of the largest");
         let (layers, heads, last) = (subject.model.info().layers, subject.model.info().heads, POSITIONS - 1);
         for (layer, head, query, key) in [(0, 0, 3, 1), (1, heads - 1, last, 0), (layers - 1, 1, last, last), (layers - 1, 0, 5, 2)] {
-            let parts = attribution.look(Look { layer, head, query, key }, 3).expect(name);
+            let parts = attribution.looks(&[Look { layer, head, query, key }], 3).expect(name).remove(0);
             let apart = (parts.score - parts.sum_of_pairs).abs() / parts.score.abs().max(1.0);
             assert!(apart <= 1e-4, "{name}: {parts:?}");
         }

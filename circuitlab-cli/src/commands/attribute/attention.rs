@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use circuitlab::Progress;
-use circuitlab::graph::{Attribution, Graph, HeadLoadings, JsonOptions, LookParts, NodeKind, Pruned, ViewNode, node_id};
+use circuitlab::graph::{Attribution, Graph, HeadLoadings, JsonOptions, Look, LookParts, NodeKind, Pruned, ViewNode, node_id};
 use circuitlab_core::tch::Tensor;
 use circuitlab_core::tensors;
 use serde::Serialize;
@@ -55,9 +55,7 @@ pub(super) fn traced(
             nodes(args, attribution, graph, pruned, &loadings, json)?;
         }
     }
-    for look in &args.qk {
-        found.qk.push(attribution.look(*look, args.qk_top)?);
-    }
+    found.qk = attribution.looks(&args.qk, args.qk_top)?;
     Ok(found)
 }
 
@@ -85,8 +83,10 @@ fn nodes(
     let rank = |node: usize| if matches!(graph.nodes.kind(node), NodeKind::Logit { .. }) { f64::INFINITY } else { pruned.influence[node] };
     looks.sort_by(|a, b| rank(b.0).total_cmp(&rank(a.0)).then(Reverse(b.0).cmp(&Reverse(a.0))));
     let mut named: BTreeSet<String> = BTreeSet::new();
-    for (node, look) in looks.into_iter().take(args.qk_nodes) {
-        let parts = attribution.look(look, args.qk_top)?;
+    looks.truncate(args.qk_nodes);
+    let (nodes, looks): (Vec<usize>, Vec<Look>) = looks.into_iter().unzip();
+    for (node, parts) in nodes.into_iter().zip(attribution.looks(&looks, args.qk_top)?) {
+        let look = parts.look;
         let ids = parts.query_marginals.iter().chain(&parts.key_marginals).map(|(id, _)| id);
         named.extend(ids.chain(parts.pairs.iter().flat_map(|(query, key, _)| [query, key])).cloned());
         let results = json!({

@@ -223,15 +223,15 @@ fn parts_of_scores_sum_to_them() {
         attributed(name, |attribution, graph, model| {
             let (layers, heads, last) = (model.info().layers, model.info().heads, graph.nodes.tokens.len() - 1);
             for (layer, head, query, key) in [(0, 0, 3, 1), (1, heads - 1, last, 0), (layers - 1, 1, last, last), (layers - 1, 0, 5, 2)] {
-                let parts = attribution.look(Look { layer, head, query, key }, 5).expect("splits");
+                let parts = attribution.looks(&[Look { layer, head, query, key }], 5).expect("splits").remove(0);
                 assert!((parts.score - parts.sum_of_pairs).abs() < 1e-4, "{name}: {parts:?}");
                 // Below the first layer there are tokens and biases alone.
                 let least = if layer == 0 { 1 } else { 5 };
                 assert!(parts.pairs.len() >= least && parts.query_marginals.len() >= least.min(2), "{name}: {parts:?}");
                 assert!(parts.pairs.windows(2).all(|two| two[0].2.abs() >= two[1].2.abs()), "{name}: {parts:?}");
             }
-            assert!(attribution.look(Look { layer: layers, head: 0, query: 1, key: 1 }, 1).is_err());
-            assert!(attribution.look(Look { layer: 0, head: 0, query: 1, key: 2 }, 1).is_err());
+            assert!(attribution.looks(&[Look { layer: layers, head: 0, query: 1, key: 1 }], 1).is_err());
+            assert!(attribution.looks(&[Look { layer: 0, head: 0, query: 1, key: 2 }], 1).is_err());
         });
     }
 }
