@@ -9,6 +9,7 @@ pub mod device;
 pub mod error;
 pub mod eval;
 pub mod export;
+pub mod features;
 pub mod formats;
 pub mod generate;
 pub mod graph;

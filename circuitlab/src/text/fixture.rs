@@ -2,7 +2,7 @@
 
 use circuitlab_core::ModelInfo;
 
-pub(super) fn model() -> ModelInfo {
+pub(crate) fn model() -> ModelInfo {
     ModelInfo {
         family: "test".to_owned(),
         name: "test".to_owned(),

@@ -8,7 +8,7 @@ mod deal;
 mod digest;
 mod find;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod input;
 mod layout;
 mod mix;

@@ -118,6 +118,19 @@ impl Tokenizer {
         guarded(&self.path, || inner.decode(ids, false))
     }
 
+    /// The text of each token after the ones before it, special ones included: a character of several tokens is the last one's, and a
+    /// beginning of one that does not come to its end is what [`decode`](Self::decode) makes of it.
+    ///
+    /// # Errors
+    /// Tokens that the tokenizer does not know.
+    pub fn pieces(&self, ids: &[u32]) -> Result<Vec<String>> {
+        let inner = self.inner()?;
+        guarded(&self.path, || {
+            let mut stream = inner.decode_stream(false);
+            ids.iter().map(|id| Ok(stream.step(*id)?.unwrap_or_default())).collect()
+        })
+    }
+
     /// The same tokens, if the model knows them all; `path` is the file that they are from.
     ///
     /// # Errors
