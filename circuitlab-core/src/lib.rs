@@ -10,6 +10,7 @@
 //! | [`ParallelismStrategy`] | `strategy` | who owns which rows and features, and how ranks add up |
 //! | [`TextSource`] | `text-source` | documents from a file |
 //! | [`MetricSink`] | `metric-sink` | takes the figures of a run |
+//! | [`Explainer`] | `explainer` | finds words for features, by itself or by a language model ([`Chat`]) |
 //!
 //! A plugin is a config struct, its [`Construct`] and one [`register!`] line; `templates/` holds one crate per kind.
 //! This crate stays small, and chooses nothing that a trait stands for: the engine is the crate `circuitlab`.
@@ -17,6 +18,7 @@
 pub mod codec;
 pub mod config;
 pub mod error;
+pub mod explainer;
 pub mod files;
 pub mod frozen;
 pub mod hooks;
@@ -39,6 +41,7 @@ pub mod transcoder;
 pub use codec::{ActivationCodec, BlockShape, CodecChain, CodecInput};
 pub use config::Spec;
 pub use error::{Error, Result};
+pub use explainer::{Chat, Evidence, Explainer};
 pub use frozen::{Adjoint, FrozenPass, Passage, Span};
 pub use hooks::{Action, BlockHook, HookPoint, HookVisitor};
 pub use metric::{MetricSink, Record};

@@ -8,6 +8,9 @@ use std::mem::offset_of;
 use super::registration::{Factory, Registration};
 use super::services::HostServices;
 use crate::codec::BlockShape;
+use crate::explainer::{
+    ChatAnswer, ChatIdentity, ChatMessage, ChatReply, ChatRequest, Evidence, EvidenceExample, Price, ReplyToken, Role, Usage,
+};
 use crate::hooks::{Action, HookPoint};
 use crate::model::{ModelInfo, Past};
 use crate::parallel::Pending;
@@ -51,6 +54,8 @@ const fn digest() -> u64 {
     whole!(Content, Piece, TextInput, Traffic, tch::Device);
     whole!(Activated, ActivationGradients, ActivationParameter, BackwardInput<'static>, PenaltyWeights);
     whole!(JumpForm, ThresholdForm, Option<ThresholdForm>);
+    whole!(ChatIdentity, Option<Price>, ChatRequest, ChatMessage, Role, Result<ChatAnswer>, ChatReply, ReplyToken, Option<Usage>);
+    whole!(Evidence, EvidenceExample, (String, f32));
     fields!(
         Registration { name, summary, package, version, normalise, schema, factory },
         Piece { content, last },
@@ -68,6 +73,15 @@ const fn digest() -> u64 {
         ModelInfo { family, name, fingerprint, layers, d_model, heads, vocabulary, context, bos, eos, stops },
         Past { tokens, layers },
         Traffic { axis, collective, calls, bytes },
+        ChatIdentity { endpoint, model },
+        Price { prompt, completion },
+        ChatRequest { messages, max_tokens, temperature, seed, top_logprobs },
+        ChatMessage { role, content },
+        ChatReply { text, tokens, usage },
+        ReplyToken { token, logprob, top },
+        Usage { prompt_tokens, completion_tokens },
+        Evidence { layer, feature, frequency, max_activation, examples, top_logits, bottom_logits },
+        EvidenceExample { tokens, activations },
     );
     hash.0
 }

@@ -42,6 +42,7 @@ macro_rules! register {
     (strategy $($rest:tt)*) => { $crate::register!(@ Strategy "strategy" strategy $($rest)*); };
     (text_source $($rest:tt)*) => { $crate::register!(@ TextSource "text-source" text_source $($rest)*); };
     (metric_sink $($rest:tt)*) => { $crate::register!(@ MetricSink "metric-sink" metric_sink $($rest)*); };
+    (explainer $($rest:tt)*) => { $crate::register!(@ Explainer "explainer" explainer $($rest)*); };
     (@ $kind:ident $word:literal $guard:ident $name:literal => $config:ty, $summary:literal) => {
         impl $crate::plugin::Registered for $config {
             const KIND: $crate::plugin::Kind = $crate::plugin::Kind::$kind;

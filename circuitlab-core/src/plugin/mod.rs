@@ -28,7 +28,7 @@ pub mod private {
     #[cfg(feature = "dynamic")]
     pub use super::entry::enter;
     pub mod guard {
-        pub use super::super::guard::{activation, codec, metric_sink, model, strategy, text_source, transcoder};
+        pub use super::super::guard::{activation, codec, explainer, metric_sink, model, strategy, text_source, transcoder};
     }
     pub use super::registration::{constructor, normaliser, schema, submit};
     pub use inventory;

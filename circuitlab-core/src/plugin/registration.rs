@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 
 use crate::error::catch_plugin;
 use crate::{
-    ActivationCodec, Error, LanguageModel, MetricSink, ParallelismStrategy, Result, SparsityActivation, TextSource, Transcoder, config,
+    ActivationCodec, Error, Explainer, LanguageModel, MetricSink, ParallelismStrategy, Result, SparsityActivation, TextSource, Transcoder,
+    config,
 };
 
 /// Makes the running thing from its config.
@@ -49,12 +50,14 @@ pub enum Kind {
     TextSource,
     /// [`MetricSink`].
     MetricSink,
+    /// [`Explainer`].
+    Explainer,
 }
 
 impl Kind {
     /// All kinds, in the order of the pipeline.
-    pub const ALL: [Self; 7] =
-        [Self::Model, Self::TextSource, Self::Codec, Self::Transcoder, Self::Activation, Self::Strategy, Self::MetricSink];
+    pub const ALL: [Self; 8] =
+        [Self::Model, Self::TextSource, Self::Codec, Self::Transcoder, Self::Activation, Self::Strategy, Self::MetricSink, Self::Explainer];
 
     /// The word that users see.
     pub const fn name(self) -> &'static str {
@@ -66,6 +69,7 @@ impl Kind {
             Self::Strategy => "strategy",
             Self::TextSource => "text-source",
             Self::MetricSink => "metric-sink",
+            Self::Explainer => "explainer",
         }
     }
 }
@@ -96,6 +100,8 @@ pub enum Factory {
     TextSource(Make<dyn TextSource>),
     /// Builds a [`MetricSink`].
     MetricSink(Make<dyn MetricSink>),
+    /// Builds an [`Explainer`].
+    Explainer(Make<dyn Explainer>),
 }
 
 /// Ties a trait object to its kind.
@@ -151,6 +157,7 @@ slots! {
     Strategy => ParallelismStrategy;
     TextSource => TextSource;
     MetricSink => MetricSink;
+    Explainer => Explainer;
 }
 
 /// A plugin as the registry knows it. Made by [`register!`](crate::register) alone.

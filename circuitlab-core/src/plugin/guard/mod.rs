@@ -7,6 +7,7 @@
 mod activation;
 mod codec;
 mod documents;
+mod explainer;
 mod frozen;
 mod guarded;
 mod metric;
@@ -18,6 +19,7 @@ mod visitor;
 
 pub use activation::activation;
 pub use codec::codec;
+pub use explainer::explainer;
 pub use metric::metric_sink;
 pub use model::model;
 pub use strategy::strategy;
