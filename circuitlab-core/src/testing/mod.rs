@@ -4,6 +4,7 @@
 pub mod activation;
 mod adjoint;
 pub mod codec;
+pub mod explainer;
 pub mod metric;
 pub mod model;
 mod one_rank;
