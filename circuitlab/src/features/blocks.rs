@@ -166,11 +166,11 @@ mod tests {
             let mut other = whole.clone();
             let at = place.index(whole.len() - MAGIC.len()) + MAGIC.len();
             other[at] ^= 0x10;
-            std::fs::write(&path, &other).expect("writes");
+            files::write_atomic(&path, |out| out.write_all(&other)).expect("writes");
             let damaged = BlockFile::open(&path).and_then(|file| (0..blocks.len()).try_for_each(|number| file.read::<Vec<(u8, f32)>>(number).map(drop)));
             prop_assert!(damaged.is_err(), "byte {}", at);
 
-            std::fs::write(&path, &whole[..cut.index(whole.len())]).expect("writes");
+            files::write_atomic(&path, |out| out.write_all(&whole[..cut.index(whole.len())])).expect("writes");
             prop_assert!(BlockFile::open(&path).is_err());
         }
     }

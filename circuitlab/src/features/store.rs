@@ -427,7 +427,7 @@ mod tests {
         says("cannot be read as a feature store");
         std::fs::remove_file(folder.path().join(DATABASE)).expect("removes");
         write_store(folder.path(), &identity(), None, |number| Ok(profile(number))).expect("writes");
-        std::fs::write(folder.path().join(PROFILES), "short").expect("writes");
+        put(PROFILES, "short");
         says("cut short");
     }
 }

@@ -63,7 +63,7 @@ pub fn write_store(
 
 fn add_row(rows: &Connection, identity: &Identity, number: u32, profile: &Profile) -> rusqlite::Result<usize> {
     let Profile { statistics, decoder, .. } = profile;
-    let summed = decoder.logits.iter().find(|effects| effects.target.is_none());
+    let summed = decoder.logits.iter().find(|effects| effects.target.is_none()).cloned().unwrap_or_default();
     // Pairs of numbers cannot fail to be JSON.
     let json = |value: serde_json::Result<String>| value.unwrap_or_default();
     let sql = "INSERT INTO features VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
@@ -77,8 +77,8 @@ fn add_row(rows: &Connection, identity: &Identity, number: u32, profile: &Profil
         statistics.max,
         statistics.min,
         json(serde_json::to_string(&statistics.histogram.quantiles(TENTHS))),
-        json(serde_json::to_string(&summed.map(|effects| &effects.top).unwrap_or(&Vec::new()))),
-        json(serde_json::to_string(&summed.map(|effects| &effects.bottom).unwrap_or(&Vec::new()))),
+        json(serde_json::to_string(&&summed.top)),
+        json(serde_json::to_string(&&summed.bottom)),
         json(serde_json::to_string(&decoder.norms)),
         json(serde_json::to_string(&decoder.neighbours)),
     ])
