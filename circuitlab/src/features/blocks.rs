@@ -4,7 +4,7 @@
 //! has of each block its place, its length and the CRC-32C of its bytes.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,9 @@ const TAIL_BYTES: usize = 8 + 8 + 4 + 8;
 
 /// Fast to write and small enough: most of a block is tokens and activations, which no level packs well.
 const LEVEL: i32 = 3;
+
+/// No block is larger, unpacked: a damaged one must not fill the memory.
+const LARGEST_BYTES: u64 = 1 << 30;
 
 /// Place, length and CRC of a block.
 type Entry = (u64, u32, u32);
@@ -129,7 +132,10 @@ impl BlockFile {
         if crc32c::crc32c(&packed) != crc {
             return Err(damaged("its checksum is another").into());
         }
-        let plain = zstd::stream::decode_all(packed.as_slice()).map_err(|error| damaged(&error.to_string()))?;
+        let mut plain = Vec::new();
+        let unpacked =
+            zstd::stream::Decoder::new(packed.as_slice()).and_then(|decoder| decoder.take(LARGEST_BYTES).read_to_end(&mut plain));
+        unpacked.map_err(|error| damaged(&error.to_string()))?;
         Ok(postcard::from_bytes(&plain).map_err(|error| damaged(&error.to_string()))?)
     }
 }

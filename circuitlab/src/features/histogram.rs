@@ -71,7 +71,10 @@ impl Histogram {
         let (mut bounds, mut below) = (Vec::new(), 0_u64);
         for (index, count) in self.counts.iter().enumerate() {
             below += count;
-            while total > 0 && bounds.len() + 1 < parts && u128::from(below) * parts as u128 >= u128::from(total) * (bounds.len() as u128 + 1) {
+            while total > 0
+                && bounds.len() + 1 < parts
+                && u128::from(below) * parts as u128 >= u128::from(total) * (bounds.len() as u128 + 1)
+            {
                 bounds.push(lower_end(index + 1));
             }
         }

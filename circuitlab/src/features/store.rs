@@ -419,11 +419,10 @@ mod tests {
             assert!(error.contains(words), "{error}");
         };
         says("features build");
-        std::fs::write(
-            folder.path().join(DATABASE),
-            "nothing of the kind, and longer than a header of a hundred bytes, which is what the library looks at",
-        )
-        .expect("writes");
+        let put = |name: &str, text: &str| {
+            circuitlab_core::files::write_atomic(&folder.path().join(name), |out| out.write_all(text.as_bytes())).expect("writes");
+        };
+        put(DATABASE, "nothing of the kind, and longer than a header of a hundred bytes, which is what the library looks at");
         says("cannot be read as a feature store");
         std::fs::remove_file(folder.path().join(DATABASE)).expect("removes");
         write_store(folder.path(), &identity(), None, |number| Ok(profile(number))).expect("writes");
